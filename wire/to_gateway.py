@@ -1,0 +1,148 @@
+"""Messages that the gateway receives from workers. Times (`_at_s`) are the node's monotonic clock."""
+
+from __future__ import annotations
+
+import enum
+from typing import Any
+
+import msgspec
+
+from wire.handle import Handle
+
+
+class Phase(enum.StrEnum):
+    """What a worker's device thread is doing, as its heartbeat tells."""
+
+    STARTING = "starting"
+    IDLE = "idle"
+    LOADING = "loading"
+    RUNNING = "running"
+    STOPPING = "stopping"
+
+
+class FailureKind(enum.StrEnum):
+    """Whose fault a failed task is, as far as the worker can tell."""
+
+    INPUT = "input"
+    INTERNAL = "internal"
+    OUT_OF_MEMORY = "out_of_memory"
+    STORE_FULL = "store_full"
+    HANDOFF_LOST = "handoff_lost"
+
+
+class Hello(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The first message of a worker. `device` is "cpu" or "cuda:N"."""
+
+    protocol_version: int
+    worker: str
+    pid: int
+    node: str
+    device: str
+    device_name: str
+    threads: int
+
+
+class Described(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The stage graph of a model in builtin types (`pipelines.graph.StageGraph`)."""
+
+    model: str
+    graph: dict[str, Any]
+
+
+class DescribeFailed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    model: str
+    reason: str
+
+
+class StagesLoaded(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The answer to `LoadStages`. `resident_bytes` counts all weights this worker holds."""
+
+    model: str
+    stages: tuple[str, ...]
+    load_s: float
+    resident_bytes: int
+
+
+class LoadFailed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    model: str
+    stages: tuple[str, ...]
+    reason: str
+
+
+class StageStarted(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    task_id: str
+    stage: str
+    started_at_s: float
+
+
+class StepDone(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """A step boundary of the denoise loop was passed: `step` of `steps` are done."""
+
+    task_id: str
+    step: int
+    steps: int
+    done_at_s: float
+
+
+class StageDone(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """One stage of a task ended. `overhead_s` of it went to packing or unpacking its handoff."""
+
+    task_id: str
+    stage: str
+    started_at_s: float
+    ended_at_s: float
+    overhead_s: float = 0.0
+
+
+class TaskDone(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """All stages of a task ended. `output` is a handoff file, or an encoded picture after the last stage."""
+
+    task_id: str
+    output: Handle
+
+
+class TaskFailed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    task_id: str
+    stage: str
+    kind: FailureKind
+    reason: str
+
+
+class TaskCancelled(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """A cancelled task has stopped; `step` steps of its loop had been done."""
+
+    task_id: str
+    step: int
+
+
+class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Sent at an interval by the thread that owns the socket, whatever the device thread does."""
+
+    phase: Phase
+    since_s: float
+    task_id: str | None = None
+    stage: str | None = None
+    step: int = 0
+
+
+class Goodbye(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The last message of a worker that leaves by itself."""
+
+    reason: str
+
+
+ToGateway = (
+    Hello
+    | Described
+    | DescribeFailed
+    | StagesLoaded
+    | LoadFailed
+    | StageStarted
+    | StepDone
+    | StageDone
+    | TaskDone
+    | TaskFailed
+    | TaskCancelled
+    | Heartbeat
+    | Goodbye
+)

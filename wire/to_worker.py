@@ -1,0 +1,76 @@
+"""Messages that a worker receives. The gateway is the only sender.
+
+A worker answers `Describe`, `LoadStages` and `RunTask` with exactly one terminal message each (see
+`wire.to_gateway`); the others are not answered.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from wire.generation import Generation
+from wire.handle import Handle
+
+
+class Welcome(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The answer to an accepted `Hello`."""
+
+    heartbeat_interval_s: float
+
+
+class Refused(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The answer to a `Hello` that cannot be served, e.g. another protocol version. The worker leaves."""
+
+    reason: str
+
+
+class Describe(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Derive the stage graph of a model. `entry` is a catalogue entry in builtin types."""
+
+    model: str
+    entry: dict[str, Any]
+
+
+class LoadStages(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Make stages of a model resident. Stages that are resident already cost nothing."""
+
+    model: str
+    entry: dict[str, Any]
+    stages: tuple[str, ...]
+
+
+class EvictStages(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Drop stages; a component that another resident stage needs stays. Queued behind a running task."""
+
+    model: str
+    stages: tuple[str, ...]
+
+
+class RunTask(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Run consecutive stages of one job as one call.
+
+    `handoff` is the output of the stage before `stages[0]`, None when that is the first stage. The last
+    stage's output is written to the handoff store; outputs between merged stages stay in memory.
+    """
+
+    task_id: str
+    job_id: str
+    model: str
+    stages: tuple[str, ...]
+    generation: Generation
+    handoff: Handle | None = None
+
+
+class CancelTask(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Stop a task at its next step boundary, or drop it if it has not begun. Unknown ids are ignored."""
+
+    task_id: str
+
+
+class Stop(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Leave after the running task, if any, was stopped at its next boundary."""
+
+
+ToWorker = Welcome | Refused | Describe | LoadStages | EvictStages | RunTask | CancelTask | Stop
