@@ -1,0 +1,94 @@
+"""The runtime folder of one gateway: its socket, its handoff store and the lock that says it lives.
+
+It is private (0700) and on tmpfs where that is large enough. A folder whose lock nobody holds belonged to a
+gateway that was killed; the next one to start removes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import socket
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO
+
+from wire.errors import AlreadyRunning
+
+_LOCK = "lock"
+_PREFIX = "triptych-"
+
+
+def node_name() -> str:
+    """What this machine is called in handles."""
+    return socket.gethostname()
+
+
+def runtime_root(capacity_bytes: int) -> Path:
+    """Shared memory if it has room for `capacity_bytes`, else the folder for temporary files."""
+    shared_memory = Path("/dev/shm")
+    with contextlib.suppress(OSError):
+        if shutil.disk_usage(shared_memory).free >= capacity_bytes and os.access(shared_memory, os.W_OK):
+            return shared_memory
+    return Path(tempfile.gettempdir())
+
+
+class RuntimeFolder:
+    """Owns one folder from `with` to its end; removes dead siblings first and itself last.
+
+    Raises `AlreadyRunning` if a live process owns the same name.
+    """
+
+    def __init__(self, name: str, *, root: Path) -> None:
+        self._root = root
+        self.path = root / f"{_PREFIX}{os.getuid()}-{name}"
+        self._lock: BinaryIO | None = None
+
+    @property
+    def endpoint(self) -> str:
+        """Where the gateway's ROUTER binds."""
+        return f"ipc://{self.path}/gateway.sock"
+
+    @property
+    def handoff(self) -> Path:
+        """The folder of the handoff store."""
+        return self.path / "handoff"
+
+    def __enter__(self) -> RuntimeFolder:
+        for sibling in self._root.glob(f"{_PREFIX}{os.getuid()}-*"):
+            if sibling != self.path and (lock := _try_lock(sibling)) is not None:
+                with lock:
+                    shutil.rmtree(sibling, ignore_errors=True)
+        self.path.mkdir(mode=0o700, exist_ok=True)
+        self._lock = _try_lock(self.path)
+        if self._lock is None:
+            raise AlreadyRunning(f"another gateway owns {self.path}")
+        for leftover in self.path.iterdir():
+            if leftover.name != _LOCK:
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._lock is not None:
+            shutil.rmtree(self.path, ignore_errors=True)
+            self._lock.close()
+            self._lock = None
+
+
+def _try_lock(folder: Path) -> BinaryIO | None:
+    """The held lock of `folder`, or None if someone else holds it or the folder is gone."""
+    try:
+        lock = open(folder / _LOCK, "ab")  # noqa: SIM115 (held as long as its owner lives)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        return None
+    return lock

@@ -1,0 +1,70 @@
+"""The link: one ROUTER in the gateway, one DEALER in each worker, over `ipc://` on the node.
+
+Queues are bounded by ZeroMQ's high-water marks. A ROUTER drops what it sends to a peer that has left; the
+gateway learns of that from the supervisor and the missing heartbeat, not from the socket.
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+import zmq
+import zmq.asyncio
+
+from wire.codec import decode_to_gateway, decode_to_worker, encode
+from wire.to_gateway import ToGateway
+from wire.to_worker import ToWorker
+
+_HIGH_WATER_MESSAGES = 10_000
+
+
+class _Link:
+    def __init__(self, kind: int) -> None:
+        self._socket: zmq.asyncio.Socket = zmq.asyncio.Context.instance().socket(kind)
+        self._socket.setsockopt(zmq.LINGER, 500)
+        self._socket.setsockopt(zmq.SNDHWM, _HIGH_WATER_MESSAGES)
+        self._socket.setsockopt(zmq.RCVHWM, _HIGH_WATER_MESSAGES)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._socket.close()
+
+
+class GatewaySocket(_Link):
+    """Receives from all workers, sends to one by id. Bound at once."""
+
+    def __init__(self, endpoint: str) -> None:
+        super().__init__(zmq.ROUTER)
+        # a worker that was restarted takes its id over from the dead one
+        self._socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
+        self._socket.bind(endpoint)
+
+    async def receive(self) -> tuple[str, ToGateway]:
+        """The next message with the id of its sender. Raises `MessageRefused`; the link stays usable."""
+        identity, data = await self._socket.recv_multipart()
+        return identity.decode(errors="replace"), decode_to_gateway(data)
+
+    async def send(self, worker: str, message: ToWorker) -> None:
+        """Queue `message` for `worker`; dropped if that worker is not connected."""
+        await self._socket.send_multipart([worker.encode(), encode(message)])
+
+
+class WorkerSocket(_Link):
+    """Talks to the gateway as `worker`. Connected at once; messages wait until the gateway is there."""
+
+    def __init__(self, endpoint: str, *, worker: str) -> None:
+        super().__init__(zmq.DEALER)
+        self._socket.setsockopt(zmq.IDENTITY, worker.encode())
+        self._socket.connect(endpoint)
+
+    async def receive(self) -> ToWorker:
+        """The next message. Raises `MessageRefused`; the link stays usable."""
+        return decode_to_worker(await self._socket.recv())
+
+    async def send(self, message: ToGateway) -> None:
+        await self._socket.send(encode(message))
