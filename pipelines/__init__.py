@@ -1,0 +1,4 @@
+"""What a model is: its stage graph, its catalogue entry, and how request fields reach its pipeline.
+
+Runs nothing. Only `pipelines.derive` imports diffusers and torch; everything else is read by the gateway too.
+"""

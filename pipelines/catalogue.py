@@ -1,0 +1,106 @@
+"""The catalogue: which models can be served, where they come from, and the bounds of their requests.
+
+A catalogue file is TOML with one table per model. Relative folders are taken from the file's own folder.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+
+from pipelines.errors import CatalogueRefused, UnknownModel
+from pipelines.families import FAMILIES, Family
+
+BUILT_IN = Path(__file__).with_name("catalogue.toml")
+
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One servable model.
+
+    `source` is a folder in diffusers' layout (starts with "." or "/") or a
+    hub id; whether it is there shows when it is loaded. `dtype` is the type of weights and arithmetic on a
+    GPU; on a CPU weights are widened to float32. Sizes are in pixels, both sides multiples of
+    `size_multiple_px`. `inputs` are constant inputs of its pipeline.
+    """
+
+    source: str
+    family: str
+    dtype: str = "bfloat16"
+    description: str = ""
+    default_size_px: tuple[Positive, Positive] = (1024, 1024)
+    min_size_px: Positive = 64
+    max_size_px: Positive = 2048
+    size_multiple_px: Positive = 16
+    default_steps: Positive = 28
+    max_steps: Positive = 200
+    default_guidance: float = 5.0
+    max_guidance: float = 20.0
+    default_frames: Positive = 1
+    max_prompt_chars: Positive = 4000
+    inputs: dict[str, Any] = {}
+
+    @property
+    def family_table(self) -> Family:
+        return FAMILIES[self.family]
+
+
+class Catalogue:
+    """Models by name."""
+
+    def __init__(self, models: dict[str, Model]) -> None:
+        self._models = models
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(sorted(self._models))
+
+    def __getitem__(self, name: str) -> Model:
+        """Raises `UnknownModel`, naming what there is."""
+        try:
+            return self._models[name]
+        except KeyError:
+            raise UnknownModel(f"unknown model {name!r}; known: {', '.join(self.names)}") from None
+
+
+def load_catalogue(*files: Path) -> Catalogue:
+    """The built-in catalogue, overlaid by `files` in order. Raises `CatalogueRefused`."""
+    models: dict[str, Model] = {}
+    for file in (BUILT_IN, *files):
+        try:
+            read = msgspec.toml.decode(file.read_bytes(), type=dict[str, Model])
+        except (OSError, msgspec.MsgspecError) as error:
+            raise CatalogueRefused(f"catalogue {file}: {error}") from error
+        models |= {name: _checked(name, model, file) for name, model in read.items()}
+    return Catalogue(models)
+
+
+def to_entry(model: Model) -> dict[str, Any]:
+    """`model` in builtin types, as messages carry it."""
+    entry: dict[str, Any] = msgspec.to_builtins(model)
+    return entry
+
+
+def from_entry(entry: dict[str, Any]) -> Model:
+    """The opposite of `to_entry`. Raises `CatalogueRefused`."""
+    try:
+        return msgspec.convert(entry, type=Model)
+    except msgspec.ValidationError as error:
+        raise CatalogueRefused(f"catalogue entry: {error}") from error
+
+
+def _checked(name: str, model: Model, file: Path) -> Model:
+    if model.family not in FAMILIES:
+        known = ", ".join(sorted(FAMILIES))
+        raise CatalogueRefused(f"catalogue {file}: {name}.family is {model.family!r}; known: {known}")
+    for side_px in model.default_size_px:
+        if side_px % model.size_multiple_px or not model.min_size_px <= side_px <= model.max_size_px:
+            raise CatalogueRefused(
+                f"catalogue {file}: {name}.default_size_px is outside the model's own bounds"
+            )
+    if model.source.startswith((".", "/")):
+        return msgspec.structs.replace(model, source=str((file.parent / model.source).resolve()))
+    return model

@@ -1,0 +1,94 @@
+"""The families: how each one's pipeline takes what a request says. One literal table, read by everyone.
+
+Found by experiment on diffusers 0.42: most families take the guidance scale from a guider object, Flux takes
+it as an input of the network; SD3 runs unguided, and still pays two passes, if guidance is on and no negative
+prompt is given, so the empty one is passed.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from pipelines.errors import FieldRefused
+from wire.generation import Generation
+
+
+class Family(msgspec.Struct, frozen=True, kw_only=True):
+    """How one family of pipelines is driven.
+
+    `blocks` names diffusers' class of blocks. `workflow` is looked up in its map; families without a map are
+    resolved by `triggers`. `guidance`: "guider" (a fresh guider per task) or "input" (of the network).
+    """
+
+    blocks: str
+    triggers: tuple[str, ...]
+    workflow: str | None
+    guidance: Literal["guider", "input"]
+    takes_negative_prompt: bool
+    output: Literal["images", "videos"]
+
+
+FAMILIES: dict[str, Family] = {
+    "sd3": Family(
+        blocks="StableDiffusion3AutoBlocks",
+        workflow="text2image",
+        triggers=("prompt",),
+        guidance="guider",
+        takes_negative_prompt=True,
+        output="images",
+    ),
+    "flux": Family(
+        blocks="FluxAutoBlocks",
+        workflow="text2image",
+        triggers=("prompt",),
+        guidance="input",
+        takes_negative_prompt=False,
+        output="images",
+    ),
+    "wan": Family(
+        blocks="WanBlocks",
+        workflow=None,
+        triggers=("prompt",),
+        guidance="guider",
+        takes_negative_prompt=True,
+        output="videos",
+    ),
+}
+
+
+def is_guided(family: Family, guidance_scale: float) -> bool:
+    """Whether the denoiser runs twice a step."""
+    return family.guidance == "guider" and guidance_scale > 1.0
+
+
+def check_fields(family: Family, *, guidance_scale: float, negative_prompt: str | None) -> None:
+    """Raises `FieldRefused` for a field that would have no effect."""
+    if negative_prompt is None:
+        return
+    if not family.takes_negative_prompt:
+        raise FieldRefused("negative_prompt", "this model has no negative prompt")
+    if not is_guided(family, guidance_scale):
+        raise FieldRefused(
+            "negative_prompt", "negative_prompt has no effect when guidance_scale is 1 or less"
+        )
+
+
+def pipeline_inputs(family: Family, generation: Generation, extra: dict[str, Any]) -> dict[str, Any]:
+    """Inputs of the whole pipeline for one job, without its generator. `extra`: the catalogue's."""
+    inputs: dict[str, Any] = {
+        "prompt": generation.prompt,
+        "height": generation.height_px,
+        "width": generation.width_px,
+        "num_inference_steps": generation.num_inference_steps,
+        "output_type": "pt",
+        **extra,
+    }
+    if family.output == "videos":
+        inputs["num_frames"] = generation.num_frames
+    if family.guidance == "input":
+        inputs["guidance_scale"] = generation.guidance_scale
+    if is_guided(family, generation.guidance_scale):
+        inputs["negative_prompt"] = generation.negative_prompt or ""
+    return inputs
