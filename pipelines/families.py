@@ -28,6 +28,7 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
     guidance: Literal["guider", "input"]
     takes_negative_prompt: bool
     output: Literal["images", "videos"]
+    runs_unguided: bool = True
 
 
 FAMILIES: dict[str, Family] = {
@@ -54,6 +55,8 @@ FAMILIES: dict[str, Family] = {
         guidance="guider",
         takes_negative_prompt=True,
         output="videos",
+        # diffusers 0.42's text stage leaves a variable unset when guidance is off
+        runs_unguided=False,
     ),
 }
 
@@ -64,7 +67,9 @@ def is_guided(family: Family, guidance_scale: float) -> bool:
 
 
 def check_fields(family: Family, *, guidance_scale: float, negative_prompt: str | None) -> None:
-    """Raises `FieldRefused` for a field that would have no effect."""
+    """Raises `FieldRefused` for a field that would have no effect or that the family cannot run with."""
+    if not family.runs_unguided and not is_guided(family, guidance_scale):
+        raise FieldRefused("guidance_scale", "guidance_scale must be above 1 for this model")
     if negative_prompt is None:
         return
     if not family.takes_negative_prompt:

@@ -1,0 +1,145 @@
+"""Derives the stage graph of a model from its modular pipeline. The one module here that imports diffusers.
+
+A workflow of Modular Diffusers resolves to leaf blocks with dotted names; the part before the first dot is
+the top-level block, and those are the stages. What a stage reads is what its blocks take and no earlier block
+of the same stage makes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import diffusers
+import torch
+import transformers
+
+from pipelines.catalogue import Model
+from pipelines.errors import GraphRefused
+from pipelines.families import pipeline_inputs
+from pipelines.graph import Stage, StageGraph
+from wire.generation import Generation
+
+# whoever runs this reports errors itself, in one place and in full
+diffusers.utils.logging.set_verbosity_error()
+diffusers.utils.logging.disable_progress_bar()
+transformers.utils.logging.disable_progress_bar()
+
+
+def workflow_blocks(model: Model) -> dict[str, Any]:
+    """The leaf blocks of the model's workflow by dotted name, in the order in which they run."""
+    family = model.family_table
+    blocks_class = getattr(diffusers, family.blocks, None)
+    if blocks_class is None:
+        raise GraphRefused(f"diffusers {diffusers.__version__} has no {family.blocks}")
+    blocks = blocks_class()
+    if family.workflow is None:
+        resolved = blocks.get_execution_blocks(**dict.fromkeys(family.triggers, True))
+    else:
+        resolved = blocks.get_workflow(family.workflow)
+    return dict(resolved.sub_blocks)
+
+
+def init_pipeline(model: Model) -> Any:
+    """The model's own pipeline object (its class, its config), with no weights in it.
+
+    Raises `GraphRefused` if the source is not there or is no pipeline.
+    """
+    try:
+        return getattr(diffusers, model.family_table.blocks)().init_pipeline(model.source)
+    except (OSError, ValueError) as error:
+        raise GraphRefused(f"{model.source} is no pipeline that diffusers can open: {error}") from error
+
+
+def weight_components(pipe: Any) -> frozenset[str]:
+    """Names of the parts that have weights in the model's source. Parts that are null there are not named."""
+    index = dict(pipe.config)
+    found = set()
+    for name in pipe.pretrained_component_names:
+        spec = pipe.get_component_spec(name)
+        is_weights = isinstance(spec.type_hint, type) and issubclass(spec.type_hint, torch.nn.Module)
+        if is_weights and spec.pretrained_model_name_or_path is not None and index.get(name) is not None:
+            found.add(name)
+    return frozenset(found)
+
+
+def derive(name: str, model: Model) -> StageGraph:
+    """The stage graph of `model`. Raises `GraphRefused` with the reason if it cannot be run in stages."""
+    pipe = init_pipeline(model)
+    weights = weight_components(pipe)
+    groups: dict[str, dict[str, Any]] = {}
+    for dotted, block in workflow_blocks(model).items():
+        groups.setdefault(dotted.partition(".")[0], {})[dotted] = block
+    loops = [stage for stage, blocks in groups.items() if any(is_loop(block) for block in blocks.values())]
+    if len(loops) != 1:
+        raise GraphRefused(f"{name} has {len(loops)} stages with a denoise loop, expected 1")
+    stages: list[Stage] = []
+    kind = "encode"
+    tagged: dict[str, set[str]] = {}
+    for stage_name, blocks in groups.items():
+        if stage_name == loops[0]:
+            kind = "diffuse"
+        elif kind == "diffuse":
+            kind = "decode"
+        stages.append(_stage(stage_name, kind, blocks, weights, tagged))
+    graph = StageGraph(
+        model=name,
+        workflow=model.family_table.workflow or "+".join(model.family_table.triggers),
+        pipeline_class=type(pipe).__name__,
+        stages=tuple(stages),
+        output=model.family_table.output,
+    )
+    _check(graph, model, groups)
+    return graph
+
+
+def is_loop(block: Any) -> bool:
+    """Whether `block` is a denoise loop, which calls its own `loop_step` once per step."""
+    return isinstance(block, diffusers.modular_pipelines.LoopSequentialPipelineBlocks)
+
+
+def _stage(
+    name: str, kind: str, blocks: dict[str, Any], weights: frozenset[str], tagged: dict[str, set[str]]
+) -> Stage:
+    """One stage. `tagged` collects, over all stages so far, which names were written under a kwargs tag."""
+    components: dict[str, None] = {}
+    reads: dict[str, None] = {}
+    writes: dict[str, None] = {}
+    for block in blocks.values():
+        components |= dict.fromkeys(spec.name for spec in block.expected_components)
+        for parameter in block.inputs:
+            wanted = {parameter.name} if parameter.name else tagged.get(parameter.kwargs_type, set())
+            reads |= dict.fromkeys(sorted(wanted - writes.keys()))
+        for output in block.intermediate_outputs:
+            writes[output.name] = None
+            if output.kwargs_type:
+                tagged.setdefault(output.kwargs_type, set()).add(output.name)
+    return Stage(
+        name=name,
+        kind=kind,
+        blocks=tuple(blocks),
+        components=tuple(components),
+        loaded=tuple(component for component in components if component in weights),
+        reads=tuple(reads),
+        writes=tuple(writes),
+    )
+
+
+def _check(graph: StageGraph, model: Model, groups: dict[str, dict[str, Any]]) -> None:
+    """Every required input must come from the request or from an earlier stage."""
+    sample = Generation(
+        prompt="", width_px=64, height_px=64, num_inference_steps=1, guidance_scale=2.0, seed=0
+    )
+    known = set(pipeline_inputs(model.family_table, sample, model.inputs)) | {"generator"}
+    for stage in graph.stages:
+        for block in groups[stage.name].values():
+            missing = {p.name for p in block.inputs if p.required and p.name} - known
+            if missing:
+                names = ", ".join(sorted(missing))
+                raise GraphRefused(f"stage {stage.name} of {graph.model} needs {names}, which nothing makes")
+            known |= {output.name for output in block.intermediate_outputs}
+            # a block may fill in an input that it takes optionally and write it back (Wan's timesteps)
+            known |= {p.name for p in block.inputs if p.name and not p.required}
+        if not stage.loaded:
+            raise GraphRefused(f"stage {stage.name} of {graph.model} has no weights in {model.source}")
+    if graph.output not in known:
+        raise GraphRefused(f"{graph.model} does not write {graph.output!r}")

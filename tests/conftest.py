@@ -1,0 +1,11 @@
+"""Shared by all tests: thread counts, and no hub."""
+
+from __future__ import annotations
+
+import os
+
+# set before torch is imported anywhere: two test processes must not fight over two cores
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TRANSFORMERS_OFFLINE"] = "1"
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

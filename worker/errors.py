@@ -1,0 +1,40 @@
+"""What can go wrong on a device, and the one signal that is no error.
+
+WorkerError
+|- StageNotResident     a task for a stage whose weights are not here (the gateway's fault)
+|- ComponentNotHeld     a block wanted the weights of a part that this worker does not hold (ours)
+|- LoadRefused          a model source that cannot be loaded as asked (the operator's fault)
+`- HandoffRefused       a stage output that cannot be packed, or bytes that cannot be unpacked (ours)
+
+StopAtBoundary is a BaseException: diffusers logs a traceback for every Exception that passes a block.
+"""
+
+from __future__ import annotations
+
+
+class WorkerError(Exception):
+    """Base of this package's errors."""
+
+
+class StageNotResident(WorkerError):
+    """A task for a stage whose weights are not here."""
+
+
+class ComponentNotHeld(WorkerError):
+    """A block wanted more than the configuration of a part that this worker does not hold."""
+
+
+class LoadRefused(WorkerError):
+    """A model source that cannot be loaded as asked."""
+
+
+class HandoffRefused(WorkerError):
+    """A stage output that cannot be packed, or bytes that are no packed output."""
+
+
+class StopAtBoundary(BaseException):
+    """Raised inside the loop to leave it at a step boundary. `steps_done` steps are complete."""
+
+    def __init__(self, steps_done: int) -> None:
+        super().__init__(f"stopped after {steps_done} steps")
+        self.steps_done = steps_done

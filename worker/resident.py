@@ -1,0 +1,137 @@
+"""What is resident: one pipeline object per model, of the model's own class and config.
+
+Small parts (tokenizers, schedulers, processors, guiders) are always held; parts with weights are held for the
+resident stages and are `ConfigOnly` stand-ins otherwise. Building a smaller pipeline per stage would give
+some families the wrong class, the wrong config or no guider.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from pipelines.catalogue import Model
+from pipelines.derive import derive, init_pipeline, is_loop, weight_components, workflow_blocks
+from pipelines.graph import Stage, StageGraph
+from worker.config_only import stand_in
+from worker.errors import LoadRefused, StageNotResident
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def _walk(block: Any) -> Iterator[Any]:
+    """`block` and all blocks inside it."""
+    yield block
+    for inner in block.sub_blocks.values():
+        yield from _walk(inner)
+
+
+class ResidentModel:
+    """One model on one device, with any of its stages loaded.
+
+    Nothing is loaded at first. Not safe for use from several threads.
+    """
+
+    def __init__(self, name: str, model: Model, device: torch.device) -> None:
+        """Reads configs, tokenizers and schedulers. Raises `GraphRefused` or `LoadRefused`."""
+        if model.dtype not in _DTYPES:
+            raise LoadRefused(f"{name}.dtype is {model.dtype!r}; known: {', '.join(_DTYPES)}")
+        self.name = name
+        self.model = model
+        self.device = device
+        self.graph: StageGraph = derive(name, model)
+        # weights are stored narrow; a CPU computes in float32, which is both faster there and closer
+        self.dtype = torch.float32 if device.type == "cpu" else _DTYPES[model.dtype]
+        self.blocks: dict[str, Any] = workflow_blocks(model)
+        self.pipe: Any = init_pipeline(model)
+        self.input_defaults: tuple[tuple[str, Any, str | None], ...] = tuple(
+            (parameter.name, parameter.default, parameter.kwargs_type)
+            for parameter in self.pipe.blocks.inputs
+            if parameter.name
+        )
+        for block in (*self.blocks.values(), *_walk(self.pipe._blocks)):
+            if is_loop(block):
+                block.set_progress_bar_config(disable=True)
+        self._weights = weight_components(self.pipe)
+        self._stages: set[str] = set()
+        self._load_small_parts()
+        for component in self._weights:
+            self._put_stand_in(component)
+
+    @property
+    def stages(self) -> frozenset[str]:
+        """Names of the stages that can run now."""
+        return frozenset(self._stages)
+
+    @property
+    def resident_bytes(self) -> int:
+        """Bytes of all weights and buffers held."""
+        return sum(
+            tensor.numel() * tensor.element_size()
+            for component in self._held()
+            for tensor in (
+                *getattr(self.pipe, component).parameters(),
+                *getattr(self.pipe, component).buffers(),
+            )
+        )
+
+    def require(self, name: str) -> Stage:
+        """The stage, if it can run here. Raises `StageNotResident`."""
+        if name not in self._stages:
+            raise StageNotResident(f"stage {name} of {self.name} is not resident on this worker")
+        return self.graph.stage(name)
+
+    def load(self, stages: tuple[str, ...]) -> None:
+        """Make `stages` resident. If a part fails, raises `LoadRefused` and the stages stay as they were."""
+        for name in stages:
+            if name not in self.graph.names:
+                raise LoadRefused(f"{self.name} has no stage {name!r}; it has {', '.join(self.graph.names)}")
+        wanted = self._needed(set(stages)) - self._held()
+        loaded = {component: self._load_weights(component) for component in sorted(wanted)}
+        for component, module in loaded.items():
+            setattr(self.pipe, component, module)
+        self._stages |= set(stages)
+
+    def evict(self, stages: tuple[str, ...]) -> None:
+        """Drop `stages`; parts that the remaining stages need stay."""
+        self._stages -= set(stages)
+        for component in self._held() - self._needed(self._stages):
+            self._put_stand_in(component)
+
+    def loop_block(self, stage: Stage) -> str | None:
+        """The dotted name of the denoise loop among the blocks of `stage`."""
+        return next((name for name in stage.blocks if is_loop(self.blocks[name])), None)
+
+    def _needed(self, stages: set[str]) -> set[str]:
+        return {component for name in stages for component in self.graph.stage(name).loaded}
+
+    def _held(self) -> set[str]:
+        return {name for name in self._weights if isinstance(getattr(self.pipe, name), torch.nn.Module)}
+
+    def _put_stand_in(self, component: str) -> None:
+        spec = self.pipe.get_component_spec(component)
+        setattr(self.pipe, component, stand_in(component, spec, self.dtype))
+
+    def _load_weights(self, component: str) -> torch.nn.Module:
+        spec = self.pipe.get_component_spec(component)
+        try:
+            # pickled weights are refused: loading one runs whatever code it holds
+            module: torch.nn.Module = spec.load(dtype=self.dtype, use_safetensors=True)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise LoadRefused(f"{component} of {self.name}: {error}") from error
+        return module.to(self.device).eval().requires_grad_(False)
+
+    def _load_small_parts(self) -> None:
+        index = dict(self.pipe.config)
+        for component in self.pipe.pretrained_component_names:
+            if component in self._weights or index.get(component) is None:
+                continue
+            spec = self.pipe.get_component_spec(component)
+            if spec.pretrained_model_name_or_path is None or spec.type_hint is None:
+                continue
+            try:
+                setattr(self.pipe, component, spec.load())
+            except (OSError, ValueError) as error:
+                raise LoadRefused(f"{component} of {self.name}: {error}") from error

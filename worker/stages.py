@@ -1,0 +1,93 @@
+"""Runs stages of one job: the blocks of the whole pipeline, on the same values, in as many pieces as asked.
+
+Between pieces travel the state names that later stages read, if a stage wrote or changed them, with their
+kwargs tags, and the generator's state. Everything else is rebuilt from the request.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers.modular_pipelines import PipelineState
+
+from wire.generation import Generation
+from worker.errors import HandoffRefused
+from worker.loop_tap import OnBoundary, tapped
+from worker.packing import Payload
+from worker.resident import ResidentModel
+from worker.task_pipeline import task_generator, task_inputs, task_pipeline
+
+
+def _ignore(steps_done: int, steps: int) -> None:
+    pass
+
+
+class StageRun:
+    """One job's way through consecutive stages on one worker.
+
+    Made from the request and, unless the first stage is to run here, the payload of the stage before.
+    """
+
+    def __init__(
+        self, resident: ResidentModel, generation: Generation, payload: Payload | None = None
+    ) -> None:
+        self._resident = resident
+        self._generator = task_generator(generation)
+        if payload is not None:
+            self._generator.set_state(payload.generator_state)
+        self._pipe = task_pipeline(resident, generation, self._generator)
+        self._inputs = task_inputs(resident, generation, self._generator)
+        self._state = PipelineState()
+        for name, default, kwargs_type in resident.input_defaults:
+            self._state.set(name, self._inputs.get(name, default), kwargs_type)
+        self._initial = dict(self._state.values)
+        self._received: dict[str, Any] = {}
+        if payload is not None:
+            self._receive(payload)
+
+    def run(self, name: str, on_boundary: OnBoundary = _ignore) -> None:
+        """Run stage `name`. Raises what its blocks raise, and what `on_boundary` raises.
+
+        Raises `StageNotResident`. After a raise this object is spent.
+        """
+        stage = self._resident.require(name)
+        pipe, state = self._pipe, self._state
+        with torch.no_grad():
+            for dotted in stage.blocks:
+                block = self._resident.blocks[dotted]
+                if dotted == self._resident.loop_block(stage):
+                    block = tapped(block, on_boundary, self._resident.device)
+                pipe, state = block(pipe, state)
+        if self._resident.device.type == "cuda":
+            torch.cuda.synchronize(self._resident.device)
+
+    def payload(self, after: str) -> Payload:
+        """What the stages behind `after` need."""
+        carried = self._resident.graph.carried(after)
+        values = {
+            name: value
+            for name, value in self._state.values.items()
+            if name in carried and (name in self._received or value is not self._initial.get(name))
+        }
+        tags = {
+            name: [tag for tag, names in self._state.kwargs_mapping.items() if name in names]
+            for name in values
+        }
+        return Payload(values=values, tags=tags, generator_state=self._generator.get_state())
+
+    def output(self) -> torch.Tensor:
+        """The finished picture [1, C, H, W] or clip [1, F, C, H, W], values in 0..1, on the CPU."""
+        value = self._state.get(self._resident.graph.output)
+        if not isinstance(value, torch.Tensor):
+            raise HandoffRefused(f"{self._resident.graph.output} is {type(value).__name__}, not a tensor")
+        return value.detach().cpu()
+
+    def _receive(self, payload: Payload) -> None:
+        moved = payload.to(self._resident.device)
+        self._received = moved.values
+        for name, value in moved.values.items():
+            tags = moved.tags.get(name, [])
+            self._state.set(name, value)
+            for tag in tags:
+                self._state.set(name, value, tag)

@@ -1,0 +1,62 @@
+"""The pipeline of one task: the resident one, with schedulers, guiders and random numbers of its own.
+
+A copy costs microseconds and shares all weights. One CPU generator per picture drives everything random: it
+is also bound into the scheduler's `step` where that takes one, because most families leave stochastic
+samplers to torch's global generator, and then two runs with one seed differ.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+from typing import Any
+
+import torch
+from diffusers import SchedulerMixin
+from diffusers.guiders import BaseGuidance
+
+from pipelines.families import pipeline_inputs
+from wire.generation import Generation
+from worker.resident import ResidentModel
+
+
+def task_generator(generation: Generation) -> torch.Generator:
+    """The generator of one picture, at its start."""
+    return torch.Generator("cpu").manual_seed(generation.seed)
+
+
+def task_pipeline(resident: ResidentModel, generation: Generation, generator: torch.Generator) -> Any:
+    """A copy of the resident pipeline that one task may change."""
+    family = resident.model.family_table
+    pipe = copy.copy(resident.pipe)
+    for name, component in resident.pipe.components.items():
+        if isinstance(component, SchedulerMixin):
+            scheduler = copy.deepcopy(component)
+            if "generator" in inspect.signature(scheduler.step).parameters:
+                scheduler.step = functools.partial(scheduler.step, generator=generator)
+            setattr(pipe, name, scheduler)
+        elif isinstance(component, BaseGuidance):
+            if family.guidance == "guider":
+                setattr(pipe, name, component.new(guidance_scale=generation.guidance_scale))
+            else:
+                setattr(pipe, name, component.new())
+    return pipe
+
+
+def task_inputs(
+    resident: ResidentModel, generation: Generation, generator: torch.Generator
+) -> dict[str, Any]:
+    """What the whole pipeline would be called with."""
+    model = resident.model
+    return {**pipeline_inputs(model.family_table, generation, model.inputs), "generator": generator}
+
+
+def run_whole(resident: ResidentModel, generation: Generation) -> Any:
+    """The reference: the whole modular pipeline, called once. Returns diffusers' `PipelineState`.
+
+    Needs every stage resident. This is what a split run has to equal bit for bit.
+    """
+    generator = task_generator(generation)
+    pipe = task_pipeline(resident, generation, generator)
+    return pipe(**task_inputs(resident, generation, generator))
