@@ -2,6 +2,10 @@
 
 Times are seconds on one monotonic clock that the caller owns. Worker ids, model names and stage names are
 opaque strings; the order of a model's stages comes from its graph.
+
+An observation already shows what earlier effects asked for, whether or not the worker has confirmed it: a
+started job is `running` and its worker has a `task`, asked loads are `loading`, evicted stages are gone from
+`resident`. The planner remembers no effect it has said: what an observation does not show is asked for again.
 """
 
 from __future__ import annotations
@@ -9,6 +13,13 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
+
+StageKey = tuple[str, str]
+"""A stage of a model: (model, stage)."""
+
+Priority = Literal["interactive", "standard", "batch"]
+"""How urgent a request says that it is. It decides the deadline of a request that names none."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -55,8 +66,8 @@ class WorkerView:
 
     worker_id: str
     node: str
-    resident: frozenset[tuple[str, str]]
-    loading: frozenset[tuple[str, str]] = frozenset()
+    resident: frozenset[StageKey]
+    loading: frozenset[StageKey] = frozenset()
     task: RunningTask | None = None
 
 
@@ -151,13 +162,16 @@ Effect = Run | Load | Evict | WakeAt
 
 @dataclass(frozen=True, slots=True)
 class PlannerConfig:
-    """`pinned`: worker id -> stages it holds, or empty for placement by the rule.
+    """`pinned`: worker id -> stages it holds (of every model), or empty for placement by the rule.
 
-    `mix_window_s`: how far back the observed mix reaches. `min_dwell_s`: a placement lives at least this
-    long. `min_samples`: the rule waits for this many finished stages since the last change.
+    `mix_window_s`: how far back the observed mix reaches, and further where it would hold fewer than
+    `min_samples`. `min_dwell_s`: a placement lives at least this long. `min_samples`: the rule waits for this
+    many finished stages since the last change. `share_margin`: how far past the rounding boundary the loop's
+    share of GPU-seconds must be before the rule changes anything.
     """
 
     pinned: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     mix_window_s: float = 30.0
     min_dwell_s: float = 10.0
     min_samples: int = 12
+    share_margin: float = 0.05
