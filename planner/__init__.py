@@ -2,3 +2,57 @@
 
 No I/O, no clocks, no torch. The live gateway and the simulator drive the same core.
 """
+
+from planner.core import PlannerState, decide, initial_state
+from planner.deadline import SLO_SCALE, UNPROFILED_S, default_deadline_s
+from planner.mix import LoopShare, Mix
+from planner.placement import Placement, Role
+from planner.profile import Profile
+from planner.types import (
+    Effect,
+    Evict,
+    JobView,
+    Load,
+    ModelView,
+    Observation,
+    PlannerConfig,
+    Priority,
+    Reason,
+    Run,
+    RunningTask,
+    Shape,
+    StageKey,
+    StageSample,
+    WakeAt,
+    WorkerView,
+)
+
+__all__ = [
+    "SLO_SCALE",
+    "UNPROFILED_S",
+    "Effect",
+    "Evict",
+    "JobView",
+    "Load",
+    "LoopShare",
+    "Mix",
+    "ModelView",
+    "Observation",
+    "Placement",
+    "PlannerConfig",
+    "PlannerState",
+    "Priority",
+    "Profile",
+    "Reason",
+    "Role",
+    "Run",
+    "RunningTask",
+    "Shape",
+    "StageKey",
+    "StageSample",
+    "WakeAt",
+    "WorkerView",
+    "decide",
+    "default_deadline_s",
+    "initial_state",
+]

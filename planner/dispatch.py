@@ -1,0 +1,54 @@
+"""Who runs what now: earliest deadline first over idle workers, merging stages that live together.
+
+A job's consecutive stages on one worker become one task: between them nothing is written or sent. Jobs that
+wait for any stage stand in one queue, so a picture to be decoded and a prompt to be encoded on the same
+worker go by deadline alone. Whether a busy worker would have been the better choice is not considered.
+"""
+
+from __future__ import annotations
+
+from planner.placement import Targets
+from planner.residency import homes_of
+from planner.types import JobView, Observation, Run, StageKey, WorkerView
+
+
+def runs(targets: Targets, observation: Observation) -> list[Run]:
+    """At most one `Run` per idle worker and per ready job, in order of deadline, arrival and id.
+
+    A stage runs where it is resident and placed; a stage resident only where it has no place runs there, so
+    that nothing waits for a placement change. Among idle workers the choice is: one with no load under way
+    (a run would queue behind it), the most stages of the job as one task, the fewest other stages, the id.
+    """
+    idle = {worker.worker_id: worker for worker in observation.workers if worker.task is None}
+    if not idle:
+        return []
+    homes = homes_of(targets, observation.workers)
+    usable = {
+        name: frozenset(key for key in worker.resident if key in targets[name] or key not in homes)
+        for name, worker in idle.items()
+    }
+    ready = sorted(
+        (job for job in observation.jobs if not job.running),
+        key=lambda job: (job.deadline_s, job.arrived_s, job.job_id),
+    )
+    effects = []
+    for job in ready:
+        merged = {worker: n for worker in idle if (n := _n_merged(job, usable[worker]))}
+        if not merged:
+            continue
+        worker = min(merged, key=lambda name: _preference(idle[name], merged[name], usable[name]))
+        effects.append(Run(stages=job.pending[: merged[worker]], jobs=(job.job_id,), workers=(worker,)))
+        del idle[worker]
+    return effects
+
+
+def _n_merged(job: JobView, usable: frozenset[StageKey]) -> int:
+    """How many of the job's next stages a worker with `usable` can run in one task."""
+    n = 0
+    while n < len(job.pending) and (job.model, job.pending[n]) in usable:
+        n += 1
+    return n
+
+
+def _preference(worker: WorkerView, n_merged: int, usable: frozenset[StageKey]) -> tuple[bool, int, int, str]:
+    return bool(worker.loading), -n_merged, len(usable) - n_merged, worker.worker_id
