@@ -1,0 +1,139 @@
+"""The gateway's configuration: one frozen value, checked once, every error naming its field."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from gateway.errors import ConfigRefused
+
+Placement = Literal["auto", "colocated"] | dict[str, tuple[str, ...]]
+"""By the planner's rule, everything everywhere, or worker id -> stages."""
+
+
+class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """One worker process. `device` is "cpu" or "cuda:N"; `threads` of the CPU are its own."""
+
+    worker_id: str
+    device: str
+    threads: int
+
+
+class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """All of it. Durations in seconds. `port` 0 takes a free one.
+
+    A worker is killed when nothing is heard from it for `heartbeat_timeout_s`, when its process has said no
+    Hello after `hello_timeout_s`, or when a task has not got on for `stall_timeout_s` and for five times what
+    the profile expects. `max_queued_jobs` bounds the pictures that wait, at any stage.
+    """
+
+    model: str
+    workers: tuple[WorkerSpec, ...]
+    host: str = "127.0.0.1"
+    port: int = 8000
+    catalogues: tuple[Path, ...] = ()
+    placement: Placement = "auto"
+    journal: Path | None = None
+    max_queued_jobs: int = 256
+    max_body_bytes: int = 1024 * 1024
+    store_capacity_bytes: int = 2 * 1024**3
+    mix_window_s: float = 30.0
+    min_dwell_s: float = 10.0
+    min_samples: int = 12
+    heartbeat_interval_s: float = 1.0
+    heartbeat_timeout_s: float = 15.0
+    hello_timeout_s: float = 180.0
+    stall_timeout_s: float = 10.0
+    warm_up_timeout_s: float = 600.0
+    drain_timeout_s: float = 10.0
+    worker_stop_timeout_s: float = 3.0
+    max_start_failures: int = 3
+
+    def checked(self) -> GatewayConfig:
+        """Itself. Raises `ConfigRefused` for the first field that cannot be honoured."""
+        if not 0 <= self.port <= 65535:
+            raise ConfigRefused("port", f"{self.port} is not between 0 and 65535")
+        for name in ("max_queued_jobs", "max_body_bytes", "store_capacity_bytes", "min_samples"):
+            _at_least_one(name, getattr(self, name))
+        _at_least_one("max_start_failures", self.max_start_failures)
+        for name in self.__struct_fields__:
+            if name.endswith("_s"):
+                _positive(name, getattr(self, name))
+        if self.heartbeat_timeout_s < 2 * self.heartbeat_interval_s:
+            raise ConfigRefused("heartbeat_timeout_s", "is less than two heartbeat intervals")
+        if not self.workers:
+            raise ConfigRefused("workers", "there are none")
+        ids = [worker.worker_id for worker in self.workers]
+        if len(set(ids)) != len(ids):
+            raise ConfigRefused("workers", f"an id is there twice: {', '.join(ids)}")
+        for worker in self.workers:
+            _at_least_one(f"workers.{worker.worker_id}.threads", worker.threads)
+        if isinstance(self.placement, dict) and self.placement.keys() != set(ids):
+            raise ConfigRefused(
+                "placement", f"must name each worker once: {', '.join(ids)}; got {', '.join(self.placement)}"
+            )
+        return self
+
+
+def _at_least_one(name: str, value: int) -> None:
+    if value < 1:
+        raise ConfigRefused(name, f"{value} is less than 1")
+
+
+def _positive(name: str, value: float) -> None:
+    if not 0 < value < float("inf"):
+        raise ConfigRefused(name, f"{value} is not a positive number of seconds")
+
+
+def n_cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def cpu_workers(n: int, *, cores: int) -> tuple[WorkerSpec, ...]:
+    """`n` CPU workers that share `cores` evenly. Raises `ConfigRefused`."""
+    _at_least_one("cpu", n)
+    threads = max(1, cores // n)
+    return tuple(WorkerSpec(worker_id=f"cpu-{i}", device="cpu", threads=threads) for i in range(n))
+
+
+def gpu_workers(gpus: Iterable[int], *, cores: int) -> tuple[WorkerSpec, ...]:
+    """One worker for each GPU, by the index that CUDA_VISIBLE_DEVICES would take."""
+    indices = tuple(gpus)
+    threads = max(1, cores // max(1, len(indices)))
+    return tuple(WorkerSpec(worker_id=f"gpu-{i}", device=f"cuda:{i}", threads=threads) for i in indices)
+
+
+def parse_gpus(text: str) -> tuple[int, ...]:
+    """ "0,1,4-7" to indices. Raises `ConfigRefused`."""
+    indices: list[int] = []
+    try:
+        for part in text.split(","):
+            first, _, last = part.partition("-")
+            indices.extend(range(int(first), int(last or first) + 1))
+    except ValueError:
+        raise ConfigRefused("gpus", f"{text!r} is not a list like 0,1 or 0-7") from None
+    if not indices or len(set(indices)) != len(indices):
+        raise ConfigRefused("gpus", f"{text!r} names no GPU, or one twice")
+    return tuple(indices)
+
+
+def parse_placement(text: str) -> Placement:
+    """ "auto", "colocated" or "cpu-0=text_encoder+decode,cpu-1=denoise". Raises `ConfigRefused`."""
+    if text in ("auto", "colocated"):
+        return "auto" if text == "auto" else "colocated"
+    pinned: dict[str, tuple[str, ...]] = {}
+    for part in text.split(","):
+        worker_id, equals, stages = part.partition("=")
+        names = tuple(stages.split("+"))
+        if not equals or not worker_id or not all(names) or worker_id in pinned:
+            raise ConfigRefused(
+                "placement",
+                f"{text!r} is neither auto nor colocated nor like cpu-0=text_encoder+decode,cpu-1=denoise",
+            )
+        pinned[worker_id] = names
+    return pinned

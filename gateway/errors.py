@@ -1,0 +1,228 @@
+"""Everything that can go wrong here, split by whose fault it is.
+
+GatewayError
+|- OperatorError          the one who started us; ends the process with one line
+|  |- ConfigRefused       a flag or field that cannot be honoured, exit code 2
+|  `- StartFailed         busy port, a model that cannot be loaded, workers that will not start, exit code 1
+`- ApiError               answers one HTTP request
+   |- ClientError
+   |  |- InvalidRequest       400 a field, named in `param`
+   |  |- InputRefused         400 a worker found the input unusable
+   |  |- ModelNotFound        404
+   |  |- RouteNotFound        404
+   |  |- MethodNotAllowed     405
+   |  |- BodyTooLarge         413
+   |  |- WrongContentType     415
+   |  |- BadHttp              any other refusal of the HTTP layer
+   |  `- ClientLeft           499 never sent: nobody is listening
+   |- OurError
+   |  |- QueueFull            429 retry
+   |  |- NotReady             503 retry
+   |  |- ShuttingDown         503 retry
+   |  `- InternalError        500
+   `- PeerError               a worker
+      |- StageFailed          500
+      |- OutOfMemory          500
+      |- PoisonRequest        500 two workers died of it
+      |- HandoffsLost         500
+      `- StoreExhausted       503 retry
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class GatewayError(Exception):
+    """Base of this package's errors."""
+
+
+class OperatorError(GatewayError):
+    """Ends the process: one line on stderr and `exit_code`."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class ConfigRefused(OperatorError):
+    """A flag or configuration field that cannot be honoured. `field` is its name."""
+
+    exit_code = 2
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(f"{field}: {reason}")
+        self.field = field
+
+
+class StartFailed(OperatorError):
+    """The gateway cannot serve: the port, the model or the workers."""
+
+
+class ApiError(GatewayError):
+    """Answers one HTTP request with `status`. `kind` is OpenAI's `type`.
+
+    `may_retry`: the same request may succeed later, after `retry_after_s` if that is known.
+    """
+
+    status: ClassVar[int] = 500
+    kind: ClassVar[str] = "server_error"
+    code: str = "internal_error"
+    may_retry: ClassVar[bool] = False
+    retry_after_s: float | None = None
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+
+    def body(self) -> dict[str, Any]:
+        """What the client reads, in OpenAI's shape."""
+        return {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}}
+
+    @property
+    def http_status(self) -> int:
+        return self.status
+
+    def headers(self) -> dict[str, str]:
+        """`Retry-After` in whole seconds if a retry may help, and what OpenAI's own client reads."""
+        headers = {"X-Should-Retry": "true" if self.may_retry else "false"}
+        if self.may_retry:
+            headers["Retry-After"] = str(max(1, round(self.retry_after_s or 1.0)))
+        return headers
+
+
+class ClientError(ApiError):
+    """The caller's fault."""
+
+    status = 400
+    kind = "invalid_request_error"
+    code = "invalid_request"
+
+
+class InvalidRequest(ClientError):
+    """A field that is unknown, missing, of a wrong type or out of bounds."""
+
+    def __init__(self, message: str, *, param: str | None = None, code: str = "invalid_value") -> None:
+        super().__init__(message, param=param)
+        self.code = code
+
+
+class InputRefused(ClientError):
+    """A worker found the input unusable."""
+
+    code = "input_refused"
+
+
+class ModelNotFound(ClientError):
+    status = 404
+    code = "model_not_found"
+
+
+class RouteNotFound(ClientError):
+    status = 404
+    code = "not_found"
+
+
+class MethodNotAllowed(ClientError):
+    status = 405
+    code = "method_not_allowed"
+
+
+class BodyTooLarge(ClientError):
+    status = 413
+    code = "body_too_large"
+
+
+class WrongContentType(ClientError):
+    status = 415
+    code = "wrong_content_type"
+
+
+class BadHttp(ClientError):
+    """Any other status the HTTP layer refuses with."""
+
+    code = "bad_request"
+
+    def __init__(self, message: str, *, http_status: int = 400) -> None:
+        super().__init__(message)
+        self._http_status = http_status
+
+    @property
+    def http_status(self) -> int:
+        return self._http_status
+
+
+class ClientLeft(ClientError):
+    """The client closed its connection; nobody reads this."""
+
+    status = 499
+    code = "client_left"
+
+
+class OurError(ApiError):
+    """Ours: load, start and stop, and bugs."""
+
+
+class QueueFull(OurError):
+    """The bound on waiting jobs would be passed."""
+
+    status = 429
+    kind = "rate_limit_error"
+    code = "queue_full"
+    may_retry = True
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class NotReady(OurError):
+    status = 503
+    code = "not_ready"
+    may_retry = True
+    retry_after_s = 5.0
+
+
+class ShuttingDown(OurError):
+    status = 503
+    code = "shutting_down"
+    may_retry = True
+    retry_after_s = 10.0
+
+
+class InternalError(OurError):
+    """A bug of ours."""
+
+
+class PeerError(ApiError):
+    """A worker's fault, as far as anyone can tell."""
+
+    code = "worker_error"
+
+
+class StageFailed(PeerError):
+    code = "stage_failed"
+
+
+class OutOfMemory(PeerError):
+    code = "out_of_memory"
+
+
+class PoisonRequest(PeerError):
+    """Two workers died in the same stage of it, and the second got no further than the first."""
+
+    code = "worker_died_twice"
+
+
+class HandoffsLost(PeerError):
+    """Its handoff files went missing again and again."""
+
+    code = "handoff_lost"
+
+
+class StoreExhausted(PeerError):
+    """The handoff store stayed full over several attempts."""
+
+    status = 503
+    code = "handoff_store_full"
+    may_retry = True
+    retry_after_s = 5.0

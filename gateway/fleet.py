@@ -1,0 +1,131 @@
+"""What is known of each worker, from its messages and from the supervisor. No I/O, no decisions.
+
+A stage is `loading` from the moment it was asked for until its warm-up ended, then `resident`: a stage that
+was loaded but never run would make its first request pay for it.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from gateway.tasks import Task
+from planner.types import StageKey, WorkerView
+from wire.to_gateway import Heartbeat, Hello, Phase
+
+
+class WorkerState(enum.StrEnum):
+    """`STARTING` until its Hello, `DEAD` until it is started again, `GIVEN_UP` for good."""
+
+    STARTING = "starting"
+    UP = "up"
+    DEAD = "dead"
+    GIVEN_UP = "given_up"
+
+
+@dataclass(slots=True, eq=False)
+class Worker:
+    """One worker of the configuration, through all its incarnations."""
+
+    worker_id: str
+    device: str
+    state: WorkerState = WorkerState.STARTING
+    since_s: float = 0.0
+    hello: Hello | None = None
+    resident: set[StageKey] = field(default_factory=set)
+    unwarmed: set[StageKey] = field(default_factory=set)
+    asked: set[StageKey] = field(default_factory=set)
+    resident_bytes: int = 0
+    task: Task | None = None
+    heard_at_s: float = 0.0
+    phase: Phase = Phase.STARTING
+    condemned: bool = False
+
+    @property
+    def is_up(self) -> bool:
+        return self.state is WorkerState.UP
+
+    @property
+    def is_free(self) -> bool:
+        """Up and without a task."""
+        return self.is_up and self.task is None and not self.condemned
+
+    def started(self, now_s: float) -> None:
+        """A process was started; nothing of its predecessor is true of it."""
+        self._forget(WorkerState.STARTING, now_s)
+
+    def greeted(self, hello: Hello, now_s: float) -> None:
+        self._forget(WorkerState.UP, now_s)
+        self.hello = hello
+        self.phase = Phase.IDLE
+
+    def lost(self, now_s: float, *, for_good: bool = False) -> Task | None:
+        """It is gone. Returns the task it had."""
+        task = self.task
+        self._forget(WorkerState.GIVEN_UP if for_good else WorkerState.DEAD, now_s)
+        return task
+
+    def heard(self, now_s: float) -> None:
+        self.heard_at_s = now_s
+
+    def beat(self, heartbeat: Heartbeat, now_s: float) -> None:
+        """A heartbeat shows the phase, and progress within a step loop even if a message was late."""
+        self.phase = heartbeat.phase
+        task = self.task
+        if task and heartbeat.task_id == task.task_id and heartbeat.step > task.steps_done:
+            task.moved_at_s = now_s
+
+    def view(self) -> WorkerView:
+        return WorkerView(
+            worker_id=self.worker_id,
+            node=self.hello.node if self.hello else "",
+            resident=frozenset(self.resident),
+            loading=frozenset(self.asked | self.unwarmed),
+            task=self.task.view() if self.task else None,
+        )
+
+    def _forget(self, state: WorkerState, now_s: float) -> None:
+        self.state = state
+        self.since_s = self.heard_at_s = now_s
+        self.hello = None
+        self.resident.clear()
+        self.unwarmed.clear()
+        self.asked.clear()
+        self.resident_bytes = 0
+        self.task = None
+        self.phase = Phase.STARTING
+        self.condemned = False
+
+
+class Fleet:
+    """The workers of the configuration, by id."""
+
+    def __init__(self, devices: dict[str, str]) -> None:
+        """`devices`: worker id -> device."""
+        self._workers = {worker_id: Worker(worker_id, device) for worker_id, device in devices.items()}
+
+    def __iter__(self) -> Iterator[Worker]:
+        return iter(self._workers.values())
+
+    def get(self, worker_id: str) -> Worker | None:
+        return self._workers.get(worker_id)
+
+    def __getitem__(self, worker_id: str) -> Worker:
+        return self._workers[worker_id]
+
+    def up(self) -> list[Worker]:
+        return [worker for worker in self if worker.is_up]
+
+    def views(self) -> tuple[WorkerView, ...]:
+        """Live workers as the planner sees them. One that is to be killed is as good as dead."""
+        return tuple(worker.view() for worker in self.up() if not worker.condemned)
+
+    def resident(self) -> set[StageKey]:
+        """Stages that some live worker can run now."""
+        return set().union(*(worker.resident for worker in self.up()))
+
+    def statistics(self) -> dict[str, int]:
+        """Workers per state, and how many have a task."""
+        counts = {str(state): sum(worker.state is state for worker in self) for state in WorkerState}
+        return counts | {"busy": sum(worker.task is not None for worker in self)}

@@ -1,0 +1,56 @@
+"""`POST /v1/images/generations`."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import random
+import time
+
+from aiohttp import web
+
+from gateway.errors import WrongContentType
+from gateway.jobs import Request
+from gateway.keys import ENGINE, REQUEST_ID
+from gateway.schema import parse_images_request, resolve
+from gateway.timings import server_timing
+
+_THREAD_FROM_BYTES = 64 * 1024
+_draw = random.SystemRandom()
+
+
+async def post_images(request: web.Request) -> web.Response:
+    """Raises `ApiError`. When the client leaves, this is cancelled and with it the jobs."""
+    engine = request.app[ENGINE]
+    if request.content_type != "application/json":
+        raise WrongContentType(f"the body must be application/json, not {request.content_type}")
+    asked = parse_images_request(await request.read())
+    generations, (width_px, height_px) = resolve(asked, engine.name, engine.model, draw=_draw)
+    done = await engine.generate(generations, slo_ms=asked.slo_ms, request_id=request[REQUEST_ID])
+    n_bytes = sum(len(job.picture or b"") for job in done.jobs)
+    size = f"{width_px}x{height_px}"
+    if n_bytes < _THREAD_FROM_BYTES:
+        body = _rendered(done, size)
+    else:
+        body = await asyncio.to_thread(_rendered, done, size)
+    return web.Response(
+        body=body,
+        content_type="application/json",
+        headers={"Server-Timing": server_timing(done.slowest)},
+    )
+
+
+def _rendered(done: Request, size: str) -> bytes:
+    data = [
+        {"b64_json": base64.b64encode(job.picture or b"").decode("ascii"), "seed": job.generation.seed}
+        for job in done.jobs
+    ]
+    reply = {
+        "created": int(time.time()),
+        "data": data,
+        "size": size,
+        "output_format": "png",
+        "background": "opaque",
+    }
+    return json.dumps(reply, separators=(",", ":")).encode()

@@ -1,0 +1,355 @@
+"""Tasks on workers: how they start, get on and end, and what each end means for the job. No sockets here.
+
+Every handler runs to its end without awaiting, so a message is either fully told of or not at all. Late
+messages, of tasks that are no longer a worker's current one, change nothing; files they name are freed.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import uuid
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from gateway.decisions import shape_of
+from gateway.errors import (
+    ApiError,
+    HandoffsLost,
+    InputRefused,
+    OutOfMemory,
+    PoisonRequest,
+    StageFailed,
+    StoreExhausted,
+)
+from gateway.fleet import Fleet, Worker
+from gateway.handoffs import Handoffs
+from gateway.jobs import Job, JobBook
+from gateway.journal import Journal
+from gateway.lifecycle import State
+from gateway.metrics import Metrics
+from gateway.schema import warm_up_generation
+from gateway.tasks import Task
+from gateway.warmup import WarmUps
+from pipelines.catalogue import Model
+from pipelines.graph import StageGraph
+from planner.types import Shape, StageSample
+from wire.generation import Generation
+from wire.handle import Handle
+from wire.to_gateway import (
+    FailureKind,
+    StageDone,
+    StageStarted,
+    StepDone,
+    TaskCancelled,
+    TaskDone,
+    TaskFailed,
+)
+from wire.to_worker import CancelTask, RunTask, ToWorker
+
+log = logging.getLogger(__name__)
+
+MAX_STORE_FULL = 5
+MAX_HANDOFF_LOST = 3
+STORE_FULL_HOLD_S = 0.1
+_MAX_REASON_CHARS = 300
+
+TaskMessage = StageStarted | StepDone | StageDone | TaskDone | TaskFailed | TaskCancelled
+
+
+class Owner(Protocol):
+    """Who holds the runs: the engine."""
+
+    def now_s(self) -> float: ...
+
+    def send(self, worker_id: str, message: ToWorker) -> None: ...
+
+    def wake_at(self, at_s: float) -> None: ...
+
+    def deliver(self, job: Job) -> None: ...
+
+    def fail(self, job: Job, error: ApiError) -> None: ...
+
+    def warmed(self, worker: Worker, stage: str) -> None: ...
+
+    def warm_up_failed(self, worker: Worker, stage: str, reason: str) -> None: ...
+
+
+class Runs:
+    """The tasks of one model. `samples` gathers what ended since the planner last looked."""
+
+    def __init__(
+        self,
+        owner: Owner,
+        *,
+        graph: StageGraph,
+        model: Model,
+        fleet: Fleet,
+        book: JobBook,
+        handoffs: Handoffs,
+        journal: Journal,
+        metrics: Metrics,
+    ) -> None:
+        self._owner = owner
+        self._graph = graph
+        self._fleet = fleet
+        self._book = book
+        self._handoffs = handoffs
+        self._journal = journal
+        self._metrics = metrics
+        self._warm_up = warm_up_generation(model)
+        self._warm_up_shape = shape_of(self._warm_up, model)
+        self._handlers: dict[type, Callable[[Worker, Task, Any], None]] = {
+            StageStarted: self._stage_started,
+            StepDone: self._step_done,
+            StageDone: self._stage_done,
+            TaskDone: self._task_done,
+            TaskFailed: self._task_failed,
+            TaskCancelled: self._task_cancelled,
+        }
+        self.warm_ups = WarmUps(graph)
+        self.samples: list[StageSample] = []
+
+    def dispatch(self, worker: Worker, job: Job, stages: tuple[str, ...]) -> None:
+        """Send the next `stages` of `job` to a free `worker`."""
+        job.task_id = self._send(
+            worker, job.job_id, stages, job.generation, job.shape, handoff=job.handoff
+        ).task_id
+
+    def warm_up(self, worker: Worker) -> bool:
+        """Give a free `worker` the next stage that it has loaded and never run. False if there is none."""
+        due = self.warm_ups.next_for(worker, self._owner.now_s())
+        if due is None:
+            return False
+        stage, handoff = due
+        self._send(worker, None, (stage,), self._warm_up, self._warm_up_shape, handoff=handoff)
+        return True
+
+    def heard(self, worker: Worker, message: TaskMessage) -> None:
+        """A message about a task. Never raises, whatever the worker says."""
+        task = worker.task
+        if task is None or task.task_id != message.task_id:
+            if isinstance(message, TaskDone):
+                self._handoffs.discard(message.output)
+            log.debug("%s: late %s of task %s", worker.worker_id, type(message).__name__, message.task_id)
+            return
+        task.moved_at_s = self._owner.now_s()
+        self._handlers[type(message)](worker, task, message)
+
+    def abandon(self, job: Job) -> None:
+        """`job` has ended: its task is cancelled at the next step boundary, its handoff freed now."""
+        for worker in self._fleet.up():
+            if worker.task is not None and worker.task.task_id == job.task_id:
+                worker.task.abandoned = True
+                self._owner.send(worker.worker_id, CancelTask(task_id=worker.task.task_id))
+        handoff, job.handoff = job.handoff, None
+        self._handoffs.free(handoff)
+
+    def worker_lost(self, worker_id: str, task: Task, reason: str) -> None:
+        """The worker that had `task` is gone: its job goes back, or ends if it is poison."""
+        job = self._job_of(task)
+        if job is not None:
+            self._work_lost(job, f"{worker_id} was lost ({reason})")
+
+    def handoff_lost(self, job: Job) -> None:
+        """The file behind the job is gone: it starts over, a bounded number of times."""
+        job.n_handoff_lost += 1
+        if job.n_handoff_lost > MAX_HANDOFF_LOST:
+            self._owner.fail(job, HandoffsLost("handoff files of this request went missing repeatedly"))
+        else:
+            log.warning("job %s: its handoff is gone, starting over", job.job_id)
+            self._handoffs.free(job.rewind(self._owner.now_s(), handoff_lost=True))
+
+    def _send(
+        self,
+        worker: Worker,
+        job_id: str | None,
+        stages: tuple[str, ...],
+        generation: Generation,
+        shape: Shape,
+        *,
+        handoff: Handle | None,
+    ) -> Task:
+        now_s = self._owner.now_s()
+        prefix = "task" if job_id else "warm-up"
+        task = Task(
+            task_id=f"{prefix}-{uuid.uuid4().hex}",
+            job_id=job_id,
+            model=self._graph.model,
+            stages=stages,
+            shape=shape,
+            steps=generation.num_inference_steps,
+            sent_s=now_s,
+            moved_at_s=now_s,
+        )
+        worker.task = task
+        message = RunTask(
+            task_id=task.task_id,
+            job_id=job_id or task.task_id,
+            model=task.model,
+            stages=stages,
+            generation=generation,
+            handoff=handoff,
+        )
+        self._owner.send(worker.worker_id, message)
+        return task
+
+    def _job_of(self, task: Task) -> Job | None:
+        """The open job that still waits for `task`."""
+        if task.job_id is None or task.abandoned:
+            return None
+        return self._book.job(task.job_id)
+
+    def _stage_started(self, worker: Worker, task: Task, message: StageStarted) -> None:
+        if task.stage_started or task.pending[:1] != (message.stage,):
+            log.warning("%s: %s does not start now in its task", worker.worker_id, message.stage)
+            return
+        task.stage_started = True
+        if job := self._job_of(task):
+            job.stage_started(self._owner.now_s())
+
+    def _step_done(self, worker: Worker, task: Task, message: StepDone) -> None:
+        job = self._job_of(task)
+        in_loop = task.pending[:1] == (self._graph.loop_stage,) and task.stage_started
+        if in_loop and task.steps_done < message.step <= task.steps:
+            task.steps_done = message.step
+            if job:
+                job.step_done(message.step)
+
+    def _stage_done(self, worker: Worker, task: Task, message: StageDone) -> None:
+        if task.pending[:1] != (message.stage,):
+            log.warning("%s: %s does not end now in its task", worker.worker_id, message.stage)
+            return
+        self._measured(worker, task, message)
+        self._end_stage(task)
+
+    def _end_stage(self, task: Task) -> None:
+        now_s = self._owner.now_s()
+        if job := self._job_of(task):
+            if not task.stage_started:
+                job.stage_started(now_s)
+            job.stage_ended(now_s)
+        task.n_ended += 1
+        task.steps_done = 0
+        task.stage_started = False
+
+    def _measured(self, worker: Worker, task: Task, message: StageDone) -> None:
+        seconds = message.ended_at_s - message.started_at_s
+        if not (math.isfinite(seconds) and seconds >= 0):
+            log.warning("%s: %s took %s seconds, ignored", worker.worker_id, message.stage, seconds)
+            return
+        steps = task.steps if message.stage == self._graph.loop_stage else 1
+        self.samples.append(
+            StageSample(
+                model=task.model,
+                stage=message.stage,
+                shape=task.shape,
+                steps=steps,
+                seconds=seconds,
+                ended_s=self._owner.now_s(),
+                warm_up=task.is_warm_up,
+            )
+        )
+        job = self._job_of(task)
+        if not task.is_warm_up:
+            self._metrics.stage_seconds.labels(message.stage).observe(seconds)
+        self._journal.record(
+            "stage",
+            worker=worker.worker_id,
+            job=task.job_id,
+            request=job.request_id if job else None,
+            model=task.model,
+            stage=message.stage,
+            kind=self._graph.stage(message.stage).kind,
+            started_at_s=message.started_at_s,
+            ended_at_s=message.ended_at_s,
+            overhead_s=message.overhead_s,
+            steps=steps,
+        )
+
+    def _task_done(self, worker: Worker, task: Task, message: TaskDone) -> None:
+        worker.task = None
+        job = self._job_of(task)
+        if not (task.is_warm_up or job):
+            self._handoffs.discard(message.output)
+            return
+        if not self._handoffs.own(message.output):
+            reason = "its output is the file of another task"
+            if job:
+                self._owner.fail(job, StageFailed(f"{task.stages[-1]} failed: {reason}"))
+            else:
+                self._owner.warm_up_failed(worker, task.stages[-1], reason)
+            return
+        if job is None:
+            if not self.warm_ups.ended(task.stages[-1], message.output):
+                self._handoffs.free(message.output)
+            self._owner.warmed(worker, task.stages[-1])
+            return
+        while task.pending:
+            # a worker that skipped a message has the output all the same
+            self._end_stage(task)
+        self._handoffs.free(job.keep(message.output))
+        if job.state is State.FINISHING:
+            self._owner.deliver(job)
+
+    def _task_failed(self, worker: Worker, task: Task, message: TaskFailed) -> None:
+        worker.task = None
+        reason = message.reason[:_MAX_REASON_CHARS]
+        log.warning("%s: %s failed (%s): %s", worker.worker_id, message.stage, message.kind, message.reason)
+        if task.is_warm_up:
+            self._warm_up_failed(worker, task, message.kind, reason)
+            return
+        job = self._job_of(task)
+        if job is None:
+            return
+        match message.kind:
+            case FailureKind.INPUT:
+                self._owner.fail(job, InputRefused(reason))
+            case FailureKind.OUT_OF_MEMORY:
+                self._owner.fail(job, OutOfMemory(f"{message.stage} ran out of memory: {reason}"))
+            case FailureKind.INTERNAL:
+                self._owner.fail(job, StageFailed(f"{message.stage} failed: {reason}"))
+            case FailureKind.HANDOFF_LOST:
+                self.handoff_lost(job)
+            case FailureKind.STORE_FULL:
+                self._store_full(job)
+
+    def _warm_up_failed(self, worker: Worker, task: Task, kind: FailureKind, reason: str) -> None:
+        stage = task.stages[-1]
+        if kind is FailureKind.HANDOFF_LOST and stage != self._graph.names[0]:
+            self._handoffs.free(self.warm_ups.input_lost(stage, self._fleet))
+        elif kind is FailureKind.STORE_FULL:
+            self.warm_ups.hold_until_s = self._owner.now_s() + 10 * STORE_FULL_HOLD_S
+            self._owner.wake_at(self.warm_ups.hold_until_s)
+        else:
+            self._owner.warm_up_failed(worker, stage, reason)
+
+    def _store_full(self, job: Job) -> None:
+        """Others free their handoffs as they get on: wait a little, longer each time."""
+        job.n_store_full += 1
+        if job.n_store_full > MAX_STORE_FULL:
+            self._owner.fail(job, StoreExhausted("the handoff store stayed full over several attempts"))
+            return
+        now_s = self._owner.now_s()
+        job.hold_until_s = now_s + STORE_FULL_HOLD_S * 2**job.n_store_full
+        self._handoffs.free(job.rewind(now_s))
+        self._owner.wake_at(job.hold_until_s)
+
+    def _task_cancelled(self, worker: Worker, task: Task, message: TaskCancelled) -> None:
+        worker.task = None
+        if job := self._job_of(task):
+            # nobody asked for it: counted like a death, so that a worker cannot do so for ever
+            self._work_lost(job, f"{worker.worker_id} gave it up")
+
+    def _work_lost(self, job: Job, why: str) -> None:
+        stage = job.pending[0]
+        if job.died():
+            self._owner.fail(
+                job,
+                PoisonRequest(
+                    f"two workers were lost in {stage} of this request and it got no further in between"
+                ),
+            )
+            return
+        self._handoffs.free(job.rewind(self._owner.now_s()))
+        log.warning("job %s: %s in %s, it goes on from %s", job.job_id, why, stage, job.pending[0])

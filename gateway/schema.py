@@ -1,0 +1,188 @@
+"""The body of `POST /v1/images/generations`: from bytes to jobs' parameters, or one error that names a field.
+
+Nothing is clamped or dropped in silence. Bounds come from the catalogue's entry of the model.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import re
+from typing import Any, Literal, TypeVar
+
+import msgspec
+
+from gateway.errors import InvalidRequest, ModelNotFound
+from pipelines.catalogue import Model
+from pipelines.errors import FieldRefused
+from pipelines.families import check_fields
+from wire.generation import Generation
+
+MAX_IMAGES = 10
+MAX_SEED = 2**63 - 1
+MAX_SLO_MS = 24 * 3600 * 1000.0
+RANDOM_SEED_BITS = 32
+
+_Number = TypeVar("_Number", int, float)
+
+_SIZE = re.compile(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})")
+_AT = re.compile(r" - at `\$\.?([^`]*)`$")
+_FIELD = re.compile(r"(unknown|required) field `([^`]*)`")
+
+
+class ImagesRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The fields as sent; None is the same as leaving a field out. `slo_ms`: milliseconds from arrival."""
+
+    prompt: str
+    model: str | None = None
+    n: int | None = None
+    size: str | None = None
+    response_format: Literal["b64_json"] | None = None
+    seed: int | None = None
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
+    negative_prompt: str | None = None
+    slo_ms: float | None = None
+
+
+def parse_images_request(body: bytes) -> ImagesRequest:
+    """Raises `InvalidRequest`."""
+    try:
+        # the stdlib's parser lets NaN and 1e999 through, so that the field can be named below
+        read = json.loads(body, object_pairs_hook=_no_repeats)
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest(f"the body is not JSON: {error}", code="invalid_json") from None
+    if not isinstance(read, dict):
+        raise InvalidRequest("the body is not a JSON object", code="invalid_json")
+    for name, value in read.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InvalidRequest(f"{name} is not a finite number", param=name)
+    try:
+        return msgspec.convert(read, type=ImagesRequest)
+    except msgspec.ValidationError as error:
+        raise _named(str(error)) from None
+
+
+def resolve(
+    request: ImagesRequest, name: str, model: Model, *, draw: random.Random
+) -> tuple[tuple[Generation, ...], tuple[int, int]]:
+    """One `Generation` per picture, seeds counting up from the first, and the size in pixels.
+
+    `name` is the served model. Raises `InvalidRequest` or `ModelNotFound`; nothing was begun then.
+    """
+    if request.model is not None and request.model != name:
+        raise ModelNotFound(
+            f"the model {request.model!r} is not served here; this is {name!r}", param="model"
+        )
+    _check_text("prompt", request.prompt, model.max_prompt_chars)
+    if not request.prompt:
+        raise InvalidRequest("prompt is empty", param="prompt")
+    if request.negative_prompt is not None:
+        _check_text("negative_prompt", request.negative_prompt, model.max_prompt_chars)
+    n = _bounded("n", request.n, default=1, low=1, high=MAX_IMAGES)
+    width_px, height_px = _size(request.size, model)
+    steps = _bounded(
+        "num_inference_steps",
+        request.num_inference_steps,
+        default=model.default_steps,
+        low=1,
+        high=model.max_steps,
+    )
+    guidance = _bounded(
+        "guidance_scale",
+        request.guidance_scale,
+        default=model.default_guidance,
+        low=0.0,
+        high=model.max_guidance,
+    )
+    if request.slo_ms is not None:
+        _bounded("slo_ms", request.slo_ms, default=0.0, low=1.0, high=MAX_SLO_MS)
+    try:
+        check_fields(model.family_table, guidance_scale=guidance, negative_prompt=request.negative_prompt)
+    except FieldRefused as error:
+        raise InvalidRequest(str(error), param=error.field) from None
+    seed = request.seed if request.seed is not None else draw.getrandbits(RANDOM_SEED_BITS)
+    _bounded("seed", seed, default=0, low=0, high=MAX_SEED - (n - 1))
+    generations = tuple(
+        Generation(
+            prompt=request.prompt,
+            negative_prompt=request.negative_prompt,
+            width_px=width_px,
+            height_px=height_px,
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+            seed=seed + i,
+            num_frames=model.default_frames,
+        )
+        for i in range(n)
+    )
+    return generations, (width_px, height_px)
+
+
+def warm_up_generation(model: Model) -> Generation:
+    """The smallest run that touches everything a first request would: default size, two steps."""
+    width_px, height_px = model.default_size_px
+    return Generation(
+        prompt="warm-up",
+        width_px=width_px,
+        height_px=height_px,
+        num_inference_steps=min(2, model.max_steps),
+        guidance_scale=model.default_guidance,
+        seed=0,
+        num_frames=model.default_frames,
+    )
+
+
+def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    read = dict(pairs)
+    if len(read) != len(pairs):
+        raise ValueError("a field is there twice")
+    return read
+
+
+def _named(message: str) -> InvalidRequest:
+    """msgspec's message says where; OpenAI's shape wants it apart."""
+    if field := _FIELD.search(message):
+        kind, name = field.groups()
+        if kind == "unknown":
+            return InvalidRequest(f"unknown field {name!r}", param=name, code="unknown_parameter")
+        return InvalidRequest(f"{name} is missing", param=name, code="missing_required_parameter")
+    if at := _AT.search(message):
+        name = at.group(1)
+        return InvalidRequest(f"{name}: {message[: at.start()]}", param=name, code="invalid_type")
+    return InvalidRequest(message)
+
+
+def _check_text(name: str, text: str, max_chars: int) -> None:
+    if len(text) > max_chars:
+        raise InvalidRequest(f"{name} has {len(text)} characters, the bound is {max_chars}", param=name)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InvalidRequest(f"{name} is not valid Unicode text", param=name) from None
+
+
+def _bounded(name: str, value: _Number | None, *, default: _Number, low: _Number, high: _Number) -> _Number:
+    if value is None:
+        return default
+    if not low <= value <= high:
+        raise InvalidRequest(f"{name} is {value}, it must be between {low} and {high}", param=name)
+    return value
+
+
+def _size(size: str | None, model: Model) -> tuple[int, int]:
+    if size is None or size == "auto":
+        return model.default_size_px
+    match = _SIZE.fullmatch(size)
+    if match is None:
+        raise InvalidRequest(f'size is {size!r}, it must be "auto" or like "512x512"', param="size")
+    width_px, height_px = int(match.group(1)), int(match.group(2))
+    for side_px in (width_px, height_px):
+        if not model.min_size_px <= side_px <= model.max_size_px or side_px % model.size_multiple_px:
+            raise InvalidRequest(
+                f"size is {size}, each side must be between {model.min_size_px} and {model.max_size_px}"
+                f" and a multiple of {model.size_multiple_px}",
+                param="size",
+            )
+    return width_px, height_px

@@ -1,0 +1,50 @@
+"""One task on one worker, from `RunTask` to its terminal message."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from planner.types import RunningTask, Shape
+
+
+@dataclass(slots=True, eq=False)
+class Task:
+    """`job_id` is None for a warm-up. `n_ended` of `stages` have ended, `steps_done` of the running loop.
+
+    `abandoned`: its job has ended or moved on, only the worker's last word is waited for.
+    `moved_at_s` is when it was last heard to get on; `stage_started` whether the next stage has begun.
+    """
+
+    task_id: str
+    job_id: str | None
+    model: str
+    stages: tuple[str, ...]
+    shape: Shape
+    steps: int
+    sent_s: float
+    moved_at_s: float
+    n_ended: int = 0
+    steps_done: int = 0
+    stage_started: bool = False
+    abandoned: bool = False
+
+    @property
+    def is_warm_up(self) -> bool:
+        return self.job_id is None
+
+    @property
+    def pending(self) -> tuple[str, ...]:
+        return self.stages[self.n_ended :]
+
+    def view(self) -> RunningTask:
+        """What the planner sees: an abandoned task and a warm-up keep their worker busy for nobody."""
+        return RunningTask(
+            task_id=self.task_id,
+            job_ids=() if self.job_id is None or self.abandoned else (self.job_id,),
+            model=self.model,
+            pending=self.pending,
+            shape=self.shape,
+            steps=self.steps,
+            steps_done=self.steps_done,
+            started_s=self.sent_s,
+        )
