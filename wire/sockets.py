@@ -13,6 +13,7 @@ import zmq
 import zmq.asyncio
 
 from wire.codec import decode_to_gateway, decode_to_worker, encode
+from wire.errors import MessageRefused
 from wire.to_gateway import ToGateway
 from wire.to_worker import ToWorker
 
@@ -46,8 +47,11 @@ class GatewaySocket(_Link):
 
     async def receive(self) -> tuple[str, ToGateway]:
         """The next message with the id of its sender. Raises `MessageRefused`; the link stays usable."""
-        identity, data = await self._socket.recv_multipart()
-        return identity.decode(errors="replace"), decode_to_gateway(data)
+        identity, *frames = await self._socket.recv_multipart()
+        worker = identity.decode(errors="replace")
+        if len(frames) != 1:
+            raise MessageRefused(f"{worker} sent {len(frames)} frames, expected 1")
+        return worker, decode_to_gateway(frames[0])
 
     async def send(self, worker: str, message: ToWorker) -> None:
         """Queue `message` for `worker`; dropped if that worker is not connected."""

@@ -1,0 +1,65 @@
+"""How request fields reach each family's pipeline."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from pipelines.errors import FieldRefused
+from pipelines.families import FAMILIES, check_fields, is_guided, pipeline_inputs
+from wire.generation import Generation
+
+GENERATION = Generation(
+    prompt="a cat", width_px=64, height_px=32, num_inference_steps=5, guidance_scale=4.0, seed=1, num_frames=9
+)
+
+
+def test_sd3_passes_the_empty_negative_prompt_when_guided() -> None:
+    inputs = pipeline_inputs(FAMILIES["sd3"], GENERATION, {"max_sequence_length": 0})
+    assert inputs == {
+        "prompt": "a cat",
+        "negative_prompt": "",
+        "height": 32,
+        "width": 64,
+        "num_inference_steps": 5,
+        "output_type": "pt",
+        "max_sequence_length": 0,
+    }
+
+
+def test_sd3_unguided_has_no_negative_prompt() -> None:
+    unguided = msgspec.structs.replace(GENERATION, guidance_scale=1.0)
+    assert "negative_prompt" not in pipeline_inputs(FAMILIES["sd3"], unguided, {})
+    assert not is_guided(FAMILIES["sd3"], 1.0)
+
+
+def test_flux_takes_guidance_as_an_input() -> None:
+    inputs = pipeline_inputs(FAMILIES["flux"], GENERATION, {})
+    assert inputs["guidance_scale"] == 4.0
+    assert "negative_prompt" not in inputs
+    assert not is_guided(FAMILIES["flux"], 4.0)
+
+
+def test_wan_takes_frames() -> None:
+    assert pipeline_inputs(FAMILIES["wan"], GENERATION, {})["num_frames"] == 9
+
+
+@pytest.mark.parametrize(
+    ("family", "guidance_scale", "negative_prompt", "field"),
+    [
+        ("flux", 4.0, "blurry", "negative_prompt"),
+        ("sd3", 1.0, "blurry", "negative_prompt"),
+        ("wan", 1.0, None, "guidance_scale"),
+    ],
+)
+def test_fields_without_effect_are_refused(
+    family: str, guidance_scale: float, negative_prompt: str | None, field: str
+) -> None:
+    with pytest.raises(FieldRefused) as refused:
+        check_fields(FAMILIES[family], guidance_scale=guidance_scale, negative_prompt=negative_prompt)
+    assert refused.value.field == field
+
+
+@pytest.mark.parametrize("family", ["sd3", "wan"])
+def test_fields_with_effect_are_accepted(family: str) -> None:
+    check_fields(FAMILIES[family], guidance_scale=4.0, negative_prompt="blurry")

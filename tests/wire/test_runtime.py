@@ -1,0 +1,73 @@
+"""The runtime folder: one owner, private, and nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from wire.errors import AlreadyRunning
+from wire.runtime import RuntimeFolder, runtime_root
+
+
+def test_it_is_private_and_gone_at_the_end(tmp_path: Path) -> None:
+    with RuntimeFolder("one", root=tmp_path) as folder:
+        assert stat.S_IMODE(folder.path.stat().st_mode) == 0o700
+        assert folder.endpoint.startswith("ipc://")
+        folder.handoff.mkdir()
+        (folder.handoff / "file").write_bytes(b"x")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_second_owner_is_refused_and_harmless(tmp_path: Path) -> None:
+    with RuntimeFolder("one", root=tmp_path) as folder:
+        (folder.path / "gateway.sock").touch()
+        with pytest.raises(AlreadyRunning), RuntimeFolder("one", root=tmp_path):
+            pass
+        assert (folder.path / "gateway.sock").exists()
+
+
+def test_live_siblings_are_left_alone(tmp_path: Path) -> None:
+    with RuntimeFolder("one", root=tmp_path) as first, RuntimeFolder("two", root=tmp_path) as second:
+        assert first.path.exists()
+        assert second.path.exists()
+
+
+def test_what_a_killed_gateway_left_is_swept(tmp_path: Path) -> None:
+    program = (
+        "import sys, time; from pathlib import Path; from wire.runtime import RuntimeFolder\n"
+        "folder = RuntimeFolder('dead', root=Path(sys.argv[1])); folder.__enter__()\n"
+        "folder.handoff.mkdir(); (folder.handoff / 'file').write_bytes(b'x')\n"
+        "print('up', flush=True); time.sleep(600)\n"
+    )
+    checkout = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(checkout)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, env=environment
+    )
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"up\n"
+        process.send_signal(signal.SIGKILL)
+    dead = RuntimeFolder("dead", root=tmp_path).path
+    assert dead.exists()
+    with RuntimeFolder("next", root=tmp_path):
+        assert not dead.exists()
+
+
+def test_the_same_name_can_be_taken_over_from_a_dead_owner(tmp_path: Path) -> None:
+    stale = RuntimeFolder("one", root=tmp_path)
+    stale.path.mkdir()
+    (stale.path / "gateway.sock").touch()
+    with RuntimeFolder("one", root=tmp_path) as folder:
+        assert not (folder.path / "gateway.sock").exists()
+
+
+def test_the_root_has_room() -> None:
+    assert runtime_root(1).is_dir()
+    assert runtime_root(1 << 60) != Path("/dev/shm")
