@@ -221,7 +221,8 @@ find_python() {
 }
 
 # Prints the requirements in pyproject.toml one a line, those of the extra $2 included; with "check" for $3,
-# prints instead what the environment lacks, in one line.
+# prints instead the version of the distribution `kernels` that the environment holds, if it does, and on a
+# second line what it lacks.
 readonly REQUIREMENTS='
 import re, sys, tomllib
 from importlib import metadata
@@ -256,14 +257,21 @@ with open(root + "/pyproject.toml", "rb") as file:
 asked = [project["name"] + f"[{extra}]"] if extra else []
 lines = dict.fromkeys(wanted(project, project["dependencies"] + asked))
 if task == "check":
+    print("" if lack("kernels") else metadata.version("kernels"))
     print(", ".join(filter(None, map(lack, lines))))
 else:
     print("\n".join(lines))
 '
 
+# The checkout's own `kernels` package and a distribution of that name would shadow each other.
+refuse_kernels() {
+  [[ -z $1 ]] ||
+    die "$EXIT_KERNELS" "the environment holds the distribution kernels $1, which clashes with the package kernels here: run $python -m pip uninstall kernels"
+}
+
 # Takes --python as it is. Sets `python`.
 use_given_python() {
-  local version lacking extra=''
+  local version answer lacking extra=''
   python=$(command -v -- "$given_python") || die "$EXIT_PYTHON" "--python: '$given_python' is not there or is not a program"
   # one environment's bin folder is often on PATH for this command only, or named by a relative path
   [[ $python == /* ]] || python=$PWD/$python
@@ -273,7 +281,10 @@ use_given_python() {
     demo) extra='bench' ;;
     test) extra='test' ;;
   esac
-  lacking=$("$python" -c "$REQUIREMENTS" "$root" "$extra" check) || exit 1
+  answer=$("$python" -c "$REQUIREMENTS" "$root" "$extra" check && printf .) || exit 1
+  refuse_kernels "${answer%%$'\n'*}"
+  lacking=${answer#*$'\n'}
+  lacking=${lacking%$'\n.'}
   [[ -z $lacking ]] || die "$EXIT_PACKAGES" "$python lacks $lacking"
 }
 
@@ -327,12 +338,13 @@ die_of_install() {
       die "$EXIT_NETWORK" "no network: pip reaches no package index; check the connection or the proxy, or use --python PATH"
       ;;
   esac
+  # from pip's first error on: what follows says which requirements conflict
   mapfile -t lines <<<"$output"
   for line in "${lines[@]}"; do
-    [[ $line =~ ^[[:space:]]*(ERROR|Error|error): ]] && errors+=("$line")
+    ((${#errors[@]})) || [[ $line =~ ^[[:space:]]*(ERROR|Error|error): ]] || continue
+    [[ -z $line || $line == exit\ * ]] || errors+=("$line")
   done
   ((${#errors[@]})) || errors=("${lines[@]}")
-  # from the first error on: the others are mostly what pip says of it in general
   printf '%s\n' "${errors[@]:0:5}" >&2
   die "$EXIT_INSTALL" "$1 failed"
 }
@@ -367,13 +379,21 @@ except OSError:
   "$base_python" -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_EX)'
 }
 
-# Makes sure that .venv holds the extra $1. Sets `python`.
-# The stamp is written last: without it a .venv counts as unfinished and is made again.
+# Makes sure that .venv holds the extra $1 and not what clashes. Sets `python`.
 use_venv() {
-  local extra=$1 hash requirements
+  local extra=$1 hash foreign
   python=$venv/bin/python
   hash=$(dependencies_hash) || die 1 "cannot read pyproject.toml and constraints.txt in $root"
-  is_current "$extra" && return
+  is_current "$extra" || fill_venv "$extra"
+  foreign=$("$python" -c '
+from importlib import metadata
+print(*{found.version for found in metadata.distributions(name="kernels")})
+') || exit 1
+  refuse_kernels "$foreign"
+}
+
+fill_venv() {
+  local extra=$1 requirements
   [[ -n $base_python ]] || find_python
   lock
   if ! is_current "$extra"; then
@@ -388,6 +408,7 @@ use_venv() {
     mapfile -t requirements <<<"$requirements"
     run_quietly "$python" -m pip install --no-input --disable-pip-version-check --progress-bar off \
       -c "$root/constraints.txt" -- "${requirements[@]}" || die_of_install "pip install"
+    # last of all: without it .venv counts as unfinished and is made again
     printf '%s %s' "$hash" "$(python_version "$python")" >"$venv/.installed-$extra" 2>/dev/null ||
       die_of_install "writing to $venv"
   fi
@@ -395,19 +416,6 @@ use_venv() {
 }
 
 # ---------------------------------------------------------------------------------------------- checks
-
-# The checkout's own `kernels` package and a distribution of that name would shadow each other.
-check_kernels() {
-  local version
-  version=$("$python" -c '
-from importlib import metadata
-try:
-    print(metadata.version("kernels"))
-except metadata.PackageNotFoundError:
-    pass') || exit 1
-  [[ -z $version ]] ||
-    die "$EXIT_KERNELS" "the environment holds the distribution kernels $version, which clashes with the package kernels here: run $python -m pip uninstall kernels"
-}
 
 # Binds as the server will, so that what is found is what the server would meet.
 check_address() {
@@ -529,7 +537,6 @@ run_server_command() {
   count=$(count_gpus)
   [[ -z $count ]] || check_gpus "$count"
   [[ -n $given_python ]] || use_venv bench
-  check_kernels
   if [[ -z $count ]]; then
     # containers often have the devices and not the tool; torch takes seconds to ask
     if ((${#gpus[@]})) || [[ -e /dev/nvidiactl && cpu_workers -eq 0 ]]; then count=$(torch_gpus); else count=0; fi
@@ -553,7 +560,6 @@ run_server_command() {
 run_tests() {
   local threads name
   [[ -n $given_python ]] || use_venv dev
-  check_kernels
   threads=$(($(count_cores) / 2))
   ((threads >= 1)) || threads=1
   ((threads <= 4)) || threads=4
@@ -568,7 +574,6 @@ run_tests() {
 
 run_models() {
   [[ -n $given_python ]] || use_venv bench
-  check_kernels
   ((${#rest[@]})) || rest=(list)
   exec "$python" -m pipelines "${rest[@]}"
 }
