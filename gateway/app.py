@@ -41,7 +41,8 @@ def make_app(engine: Engine, *, max_body_bytes: int) -> web.Application:
 
 @web.middleware
 async def _answered(request: web.Request, handler: Handler) -> web.StreamResponse:
-    request_id = request[REQUEST_ID] = new_request_id()
+    request_id = new_request_id()
+    REQUEST_ID.set(request_id)
     headers = {"X-Request-Id": request_id}
     try:
         response = await handler(request)

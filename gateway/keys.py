@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
+
 from aiohttp import web
 
 from gateway.loop import Engine
 
 ENGINE: web.AppKey[Engine] = web.AppKey("engine", Engine)
 CREATED: web.AppKey[int] = web.AppKey("created", int)
-REQUEST_ID = "request_id"
+REQUEST_ID: ContextVar[str] = ContextVar("request_id")
+"""Set for the task that handles a request: aiohttp has typed request keys only since 3.14."""

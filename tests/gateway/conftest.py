@@ -1,0 +1,130 @@
+"""A whole gateway without processes: the real engine, link, store and HTTP surface over scripted workers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import ClientResponse
+from aiohttp.test_utils import TestClient, TestServer
+
+from gateway.app import make_app
+from gateway.config import GatewayConfig, WorkerSpec
+from gateway.handoffs import Handoffs
+from gateway.journal import Journal
+from gateway.loop import Engine
+from gateway.metrics import Metrics
+from pipelines.catalogue import Model
+from tests.gateway.scripted import NODE, ScriptedFleet
+from wire.handoff import HandoffStore
+from wire.sockets import GatewaySocket
+
+PATIENCE_S = 10.0
+
+MODEL = Model(
+    source="./nowhere",
+    family="sd3",
+    default_size_px=(128, 128),
+    min_size_px=64,
+    max_size_px=256,
+    default_steps=4,
+    max_steps=50,
+    default_guidance=4.0,
+    max_prompt_chars=100,
+)
+
+
+async def until(condition: Callable[[], Any], what: str = "condition") -> None:
+    """Polls; fails after `PATIENCE_S`."""
+    end_s = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < end_s, f"{what} did not come true"
+        await asyncio.sleep(0.002)
+
+
+class Bench:
+    """One running gateway and what a test needs of its inside."""
+
+    def __init__(
+        self, engine: Engine, fleet: ScriptedFleet, client: TestClient[Any, Any], store: HandoffStore
+    ) -> None:
+        self.engine = engine
+        self.fleet = fleet
+        self.client = client
+        self.store = store
+
+    async def post(self, **fields: Any) -> ClientResponse:
+        return await self.client.post("/v1/images/generations", json={"prompt": "a hat", **fields})
+
+    def posted(self, **fields: Any) -> asyncio.Task[ClientResponse]:
+        return asyncio.create_task(self.post(**fields))
+
+    @property
+    def n_files(self) -> int:
+        return sum(1 for file in self.store._folder.iterdir() if not file.name.startswith("."))
+
+
+Start = Callable[..., Awaitable[Bench]]
+
+
+@pytest.fixture
+async def start(tmp_path: Path) -> AsyncIterator[Start]:
+    """Starts a gateway; the checks at its end hold for every test."""
+    async with contextlib.AsyncExitStack() as stack:
+        started: list[Bench] = []
+
+        async def begin(
+            *fates: tuple[str, str], n_workers: int = 2, wait_ready: bool = True, **fields: Any
+        ) -> Bench:
+            workers = tuple(
+                WorkerSpec(worker_id=f"cpu-{i}", device="cpu", threads=1) for i in range(n_workers)
+            )
+            config = GatewayConfig(
+                **{"model": "toy", "workers": workers, "heartbeat_interval_s": 0.05, **fields}
+            ).checked()
+            endpoint = f"ipc://{tmp_path}/gateway.sock"
+            socket = stack.enter_context(GatewaySocket(endpoint))
+            store = HandoffStore(
+                tmp_path / "handoff", node=NODE, capacity_bytes=config.store_capacity_bytes
+            )
+            engine = Engine(
+                config,
+                "toy",
+                MODEL,
+                socket=socket,
+                handoffs=Handoffs(store),
+                journal=stack.enter_context(Journal(config.journal)),
+                metrics=Metrics(),
+                clock=time.monotonic,
+            )
+            fleet = ScriptedFleet(engine, [w.worker_id for w in workers], endpoint=endpoint, store=store)
+            for stage, fate in fates:
+                fleet.fates.add(stage, fate)
+            engine.keeper = fleet
+            server = TestServer(make_app(engine, max_body_bytes=config.max_body_bytes))
+            await server.start_server()
+            client = await stack.enter_async_context(TestClient(server))
+            for work in (engine.run(), fleet.run()):
+                stack.push_async_callback(_ended, asyncio.create_task(work))
+            bench = Bench(engine, fleet, client, store)
+            started.append(bench)
+            if wait_ready:
+                await until(engine.ready.is_set, "ready")
+            return bench
+
+        yield begin
+        for bench in started:
+            bench.engine.end_all()
+            bench.engine.book.check()
+            assert not bench.engine.book.open_requests
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task

@@ -1,0 +1,404 @@
+"""Workers without a model: they speak the real link and meet the fates that a test gives them.
+
+In-process (`ScriptedFleet`, which stands in for the supervisor too) or as processes:
+`python -m tests.gateway.scripted --worker-id cpu-0 ... --fates FOLDER`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from gateway.loop import Engine
+from pipelines.graph import Stage, StageGraph
+from wire.codec import PROTOCOL_VERSION
+from wire.errors import HandoffLost, StoreFull
+from wire.handle import Handle
+from wire.handoff import HandoffStore
+from wire.sockets import WorkerSocket
+from wire.to_gateway import (
+    Described,
+    DescribeFailed,
+    FailureKind,
+    Goodbye,
+    Heartbeat,
+    Hello,
+    LoadFailed,
+    Phase,
+    StageDone,
+    StagesLoaded,
+    StageStarted,
+    StepDone,
+    TaskCancelled,
+    TaskDone,
+    TaskFailed,
+    ToGateway,
+)
+from wire.to_worker import CancelTask, Describe, EvictStages, LoadStages, Refused, RunTask, Stop, ToWorker
+
+NODE = "node-of-tests"
+STAGES = ("text_encoder", "denoise", "decode")
+
+
+def _stage(name: str, kind: str) -> Stage:
+    return Stage(name=name, kind=kind, blocks=(), components=(), loaded=(), reads=(), writes=())
+
+
+def graph(model: str = "toy") -> StageGraph:
+    return StageGraph(
+        model=model,
+        workflow="text2image",
+        pipeline_class="Toy",
+        stages=(_stage("text_encoder", "encode"), _stage("denoise", "diffuse"), _stage("decode", "decode")),
+        output="images",
+    )
+
+
+def picture_of(seed: int) -> bytes:
+    return f"PNG {seed}".encode()
+
+
+class Died(Exception):
+    """The worker is gone without a word."""
+
+
+class Fates:
+    """What befalls the next task that reaches a stage; each fate is met once, in order.
+
+    Fates: "die", "step+die", "hang", "silent", "hold", "fail:KIND", "lie", "skip", "no_file", "others_file",
+    "give_up". "warm:STAGE" is a warm-up; "hello", "describe" and "load:STAGE" are met before any task.
+    """
+
+    def __init__(self, *fates: tuple[str, str]) -> None:
+        self._fates = list(fates)
+
+    def add(self, stage: str, fate: str) -> None:
+        self._fates.append((stage, fate))
+
+    def take(self, stage: str) -> str | None:
+        for index, (where, fate) in enumerate(self._fates):
+            if where == stage:
+                del self._fates[index]
+                return fate
+        return None
+
+
+class FolderFates(Fates):
+    """Fates as files "NN,STAGE,FATE" of a folder: shared by processes and their successors."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self._folder = folder
+
+    def take(self, stage: str) -> str | None:
+        for file in sorted(self._folder.iterdir()):
+            _, where, fate = file.name.split(",")
+            if where == stage:
+                file.unlink()
+                return fate
+        return None
+
+
+class ScriptedWorker:
+    """One incarnation. `heard` are the messages it got, `release` ends every "hold"."""
+
+    def __init__(
+        self,
+        worker_id: str,
+        *,
+        endpoint: str,
+        store: HandoffStore,
+        fates: Fates,
+        release: asyncio.Event,
+        heard: list[ToWorker],
+        heartbeat_s: float = 0.05,
+    ) -> None:
+        self._id = worker_id
+        self._store = store
+        self._fates = fates
+        self._release = release
+        self._heard = heard
+        self._heartbeat_s = heartbeat_s
+        self._socket = WorkerSocket(endpoint, worker=worker_id)
+        self._orders: asyncio.Queue[ToWorker] = asyncio.Queue()
+        self._cancelled: set[str] = set()
+        self._cancels = asyncio.Event()
+        self._silent = False
+
+    async def run(self) -> None:
+        """Until told to stop. Raises `Died`."""
+        with self._socket:
+            wrong = self._fates.take("hello") == "other_version"
+            await self._say(
+                Hello(
+                    protocol_version=PROTOCOL_VERSION + wrong,
+                    worker=self._id,
+                    pid=os.getpid(),
+                    node=NODE,
+                    device="cpu",
+                    device_name="scripted",
+                    threads=1,
+                )
+            )
+            beating = asyncio.create_task(self._beat())
+            hearing = asyncio.create_task(self._hear())
+            working = asyncio.create_task(self._work())
+            try:
+                done, _ = await asyncio.wait((hearing, working), return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()
+            finally:
+                for task in (beating, hearing, working):
+                    task.cancel()
+                await asyncio.gather(beating, hearing, working, return_exceptions=True)
+
+    async def _say(self, message: ToGateway) -> None:
+        await self._socket.send(message)
+
+    async def _beat(self) -> None:
+        while True:
+            if not self._silent:
+                await self._say(Heartbeat(phase=Phase.IDLE, since_s=time.monotonic()))
+            await asyncio.sleep(self._heartbeat_s)
+
+    async def _hear(self) -> None:
+        while True:
+            message = await self._socket.receive()
+            self._heard.append(message)
+            match message:
+                case Stop() | Refused():
+                    if isinstance(message, Stop):
+                        await self._say(Goodbye(reason="told to stop"))
+                    return
+                case CancelTask():
+                    self._cancelled.add(message.task_id)
+                    self._cancels.set()
+                case _:
+                    self._orders.put_nowait(message)
+
+    async def _work(self) -> None:
+        while True:
+            match await self._orders.get():
+                case Describe() as order:
+                    fate = self._fates.take("describe")
+                    if fate == "die":
+                        raise Died
+                    if fate == "fail":
+                        await self._say(DescribeFailed(model=order.model, reason="no such blocks"))
+                    else:
+                        described = {} if fate == "lie" else msgspec.to_builtins(graph(order.model))
+                        await self._say(Described(model=order.model, graph=described))
+                case LoadStages() as order:
+                    await self._load(order)
+                case EvictStages():
+                    pass
+                case RunTask() as order:
+                    await self._run(order)
+
+    async def _load(self, order: LoadStages) -> None:
+        for stage in order.stages:
+            if fate := self._fates.take(f"load:{stage}"):
+                if fate == "die":
+                    raise Died
+                await self._say(LoadFailed(model=order.model, stages=order.stages, reason="no weights"))
+                return
+        await self._say(
+            StagesLoaded(model=order.model, stages=order.stages, load_s=0.01, resident_bytes=1000)
+        )
+
+    async def _run(self, order: RunTask) -> None:
+        warm_up = order.task_id.startswith("warm-up")
+        skip = lie = False
+        output: Handle | None = None
+        if order.handoff is not None:
+            try:
+                self._store.get(order.handoff)
+            except HandoffLost as error:
+                await self._fail(order, order.stages[0], FailureKind.HANDOFF_LOST, str(error))
+                return
+        for stage in order.stages:
+            if order.task_id in self._cancelled:
+                await self._say(TaskCancelled(task_id=order.task_id, step=0))
+                return
+            fate = self._fates.take(f"warm:{stage}" if warm_up else stage) or ""
+            skip, lie = skip or fate == "skip", lie or fate == "lie"
+            if lie:
+                await self._lie(order, stage)
+            started_s = time.monotonic()
+            if not skip:
+                await self._say(StageStarted(task_id=order.task_id, stage=stage, started_at_s=started_s))
+            if stage == "denoise" and fate != "die" and not skip:
+                await self._step(order, 1)
+            if fate.endswith("die"):
+                raise Died
+            if fate == "silent":
+                self._silent = True
+            if fate in ("hang", "silent"):
+                await asyncio.Event().wait()
+            if fate == "hold":
+                await self._hold()
+            if order.task_id in self._cancelled or fate == "give_up":
+                await self._say(TaskCancelled(task_id=order.task_id, step=1))
+                return
+            if fate.startswith("fail:"):
+                await self._fail(order, stage, FailureKind(fate.removeprefix("fail:")), "as the script says")
+                return
+            if fate == "no_file":
+                output = Handle(node=NODE, name="0" * 32, n_bytes=3)
+            if fate == "others_file":
+                output = order.handoff
+            if not skip:
+                await self._say(
+                    StageDone(
+                        task_id=order.task_id,
+                        stage=stage,
+                        started_at_s=started_s,
+                        ended_at_s=started_s + 0.01,
+                    )
+                )
+        if output is None:
+            last = order.stages[-1] == STAGES[-1]
+            data = picture_of(order.generation.seed) if last else order.stages[-1].encode()
+            try:
+                output = self._store.put(data)
+            except StoreFull as error:
+                await self._fail(order, order.stages[-1], FailureKind.STORE_FULL, str(error))
+                return
+        for _ in range(2 if lie else 1):
+            await self._say(TaskDone(task_id=order.task_id, output=output))
+
+    async def _step(self, order: RunTask, step: int) -> None:
+        steps = order.generation.num_inference_steps
+        await self._say(
+            StepDone(task_id=order.task_id, step=step, steps=steps, done_at_s=time.monotonic())
+        )
+
+    async def _hold(self) -> None:
+        """Until released or until some task is cancelled."""
+        waits = [asyncio.create_task(self._release.wait()), asyncio.create_task(self._cancels.wait())]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        self._cancels.clear()
+
+    async def _fail(self, order: RunTask, stage: str, kind: FailureKind, reason: str) -> None:
+        await self._say(TaskFailed(task_id=order.task_id, stage=stage, kind=kind, reason=reason))
+
+    async def _lie(self, order: RunTask, stage: str) -> None:
+        await self._socket._socket.send(b"\xc1 no message at all")
+        await self._socket._socket.send(b"\x81\xa4type\xa7Nothing")
+        stray = self._store.put(b"of nobody")
+        now_s = time.monotonic()
+        for message in (
+            TaskDone(task_id="task-unknown", output=stray),
+            TaskDone(task_id="task-unknown", output=Handle(node=NODE, name="../lock", n_bytes=1)),
+            TaskFailed(task_id="task-unknown", stage=stage, kind=FailureKind.INTERNAL, reason="a lie"),
+            TaskCancelled(task_id="task-unknown", step=3),
+            StageStarted(task_id=order.task_id, stage="no_such_stage", started_at_s=now_s),
+            StageDone(task_id=order.task_id, stage="no_such_stage", started_at_s=now_s, ended_at_s=now_s),
+            StepDone(task_id=order.task_id, step=10**9, steps=1, done_at_s=now_s),
+            StageStarted(task_id=order.task_id, stage=stage, started_at_s=now_s),
+            StageStarted(task_id=order.task_id, stage=stage, started_at_s=now_s),
+            Described(model="another", graph={}),
+            StagesLoaded(model="another", stages=("x",), load_s=0.0, resident_bytes=5),
+        ):
+            await self._say(message)
+
+
+class ScriptedFleet:
+    """Scripted workers in this process, restarted as a supervisor would. Speaks to the engine for both."""
+
+    def __init__(self, engine: Engine, workers: Sequence[str], *, endpoint: str, store: HandoffStore) -> None:
+        self.fates = Fates()
+        self.release = asyncio.Event()
+        self.heard: dict[str, list[ToWorker]] = {worker: [] for worker in workers}
+        self.n_deaths = dict.fromkeys(workers, 0)
+        self._engine = engine
+        self._endpoint = endpoint
+        self._store = store
+        self._lives: dict[str, asyncio.Task[None]] = {}
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            for worker in self.heard:
+                group.create_task(self._keep(worker))
+
+    def kill(self, worker_id: str) -> None:
+        self._lives[worker_id].cancel()
+
+    def proved(self, worker_id: str) -> None:
+        pass
+
+    def cancels(self) -> list[str]:
+        """Task ids that some worker was told to cancel."""
+        return [m.task_id for heard in self.heard.values() for m in heard if isinstance(m, CancelTask)]
+
+    def tasks(self) -> list[RunTask]:
+        """Tasks of jobs (not warm-ups) that workers got."""
+        return [
+            message
+            for heard in self.heard.values()
+            for message in heard
+            if isinstance(message, RunTask) and not message.task_id.startswith("warm-up")
+        ]
+
+    async def _keep(self, worker_id: str) -> None:
+        while True:
+            self._engine.worker_started(worker_id)
+            worker = ScriptedWorker(
+                worker_id,
+                endpoint=self._endpoint,
+                store=self._store,
+                fates=self.fates,
+                release=self.release,
+                heard=self.heard[worker_id],
+            )
+            life = self._lives[worker_id] = asyncio.create_task(worker.run())
+            try:
+                await asyncio.wait((life,))
+            finally:
+                life.cancel()
+            if not life.cancelled() and life.exception() is None:
+                return
+            if not life.cancelled() and not isinstance(life.exception(), Died):
+                life.result()
+            self.n_deaths[worker_id] += 1
+            self._engine.worker_exited(worker_id, "killed by SIGKILL")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    for flag in ("--worker-id", "--device", "--threads", "--endpoint", "--capacity-bytes"):
+        parser.add_argument(flag)
+    parser.add_argument("--handoff", type=Path)
+    parser.add_argument("--fates", type=Path)
+    flags = parser.parse_args()
+
+    async def live() -> None:
+        worker = ScriptedWorker(
+            flags.worker_id,
+            endpoint=flags.endpoint,
+            store=HandoffStore(flags.handoff, node=NODE, capacity_bytes=10**6),
+            fates=FolderFates(flags.fates),
+            release=asyncio.Event(),
+            heard=[],
+        )
+        await worker.run()
+
+    with contextlib.suppress(Died):
+        asyncio.run(live())
+        return
+    os._exit(9)
+
+
+if __name__ == "__main__":
+    main()
