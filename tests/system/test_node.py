@@ -1,0 +1,283 @@
+"""Real processes: a gateway and its workers over real sockets and HTTP, on a tiny random model."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import openai
+import pytest
+import torch
+
+from pipelines.catalogue import Model
+from tests.families.tiny import sd3
+from tests.system.node import CHECKOUT, Node, catalogue_file, running_node
+from wire.generation import Generation
+from worker.pictures import encode_png
+from worker.resident import ResidentModel
+from worker.task_pipeline import run_whole
+
+pytestmark = pytest.mark.process
+
+STAGES = ("text_encoder", "denoise", "decode")
+SPLIT = "cpu-0=text_encoder,cpu-1=denoise,cpu-2=decode"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return sd3(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def catalogue(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return catalogue_file(tmp_path_factory.mktemp("catalogue"), "tiny", model)
+
+
+@pytest.fixture(scope="module")
+def whole(model: Model) -> ResidentModel:
+    """The reference: the same model, whole, in this process."""
+    torch.set_num_threads(1)
+    resident = ResidentModel("tiny", model, torch.device("cpu"))
+    resident.load(STAGES)
+    return resident
+
+
+@pytest.fixture(scope="module")
+def together(catalogue: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    """Two workers, both with every stage."""
+    with running_node(
+        tmp_path_factory.mktemp("together"), "tiny", "--catalogue", str(catalogue), "--cpu", "2"
+    ) as node:
+        yield node
+
+
+@pytest.fixture(scope="module")
+def apart(catalogue: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    """Three workers with one stage each."""
+    flags = ("--catalogue", str(catalogue), "--cpu", "3", "--placement", SPLIT)
+    with running_node(tmp_path_factory.mktemp("apart"), "tiny", *flags) as node:
+        yield node
+
+
+def _expected(whole: ResidentModel, body: dict[str, Any]) -> bytes:
+    """The PNG that the whole pipeline makes for `body`, in one process with one thread."""
+    generation = Generation(
+        prompt=body["prompt"],
+        width_px=32,
+        height_px=32,
+        num_inference_steps=body["num_inference_steps"],
+        guidance_scale=body.get("guidance_scale", 5.0),
+        seed=body["seed"],
+        negative_prompt=body.get("negative_prompt"),
+    )
+    return encode_png(run_whole(whole, generation).get("images"))
+
+
+async def _post(node: Node, **body: Any) -> tuple[int, dict[str, Any], dict[str, str]]:
+    timeout = aiohttp.ClientTimeout(total=180)
+    async with (
+        aiohttp.ClientSession(timeout=timeout) as session,
+        session.post(f"{node.base_url}/v1/images/generations", json=body) as reply,
+    ):
+        return reply.status, await reply.json(), dict(reply.headers)
+
+
+def _picture(reply: dict[str, Any], index: int = 0) -> bytes:
+    return base64.b64decode(reply["data"][index]["b64_json"])
+
+
+async def test_the_openai_client(together: Node, whole: ResidentModel) -> None:
+    body = {"prompt": "a cat", "num_inference_steps": 4, "seed": 21}
+    async with openai.AsyncOpenAI(
+        base_url=f"{together.base_url}/v1", api_key="none", max_retries=0
+    ) as client:
+        assert [found.id async for found in client.models.list()] == ["tiny"]
+        reply = await client.images.generate(
+            model="tiny",
+            prompt="a cat",
+            size="32x32",
+            n=2,
+            response_format="b64_json",
+            extra_body={"seed": 21, "num_inference_steps": 4},
+        )
+        assert reply.data is not None
+        pictures = [base64.b64decode(picture.b64_json or "") for picture in reply.data]
+        assert pictures == [_expected(whole, body), _expected(whole, {**body, "seed": 22})]
+        with pytest.raises(openai.BadRequestError) as refused:
+            await client.images.generate(model="tiny", prompt="a cat", size="33x32")  # type: ignore[call-overload]
+        assert refused.value.param == "size"
+        with pytest.raises(openai.NotFoundError):
+            await client.images.generate(model="no-such", prompt="a cat")
+
+
+async def test_split_and_together_are_the_whole_pipeline(
+    together: Node, apart: Node, whole: ResidentModel
+) -> None:
+    body = {
+        "prompt": "a dog",
+        "negative_prompt": "a cat",
+        "num_inference_steps": 6,
+        "guidance_scale": 3.0,
+        "seed": 4,
+    }
+    expected = _expected(whole, body)
+    for node in (together, apart):
+        status, reply, headers = await _post(node, **body)
+        assert status == 200, reply
+        assert _picture(reply) == expected
+        for part in ("queue", "encode", "diffuse", "decode", "total"):
+            assert f"{part};dur=" in headers["Server-Timing"]
+    workers = {
+        record["stage"]: record["worker"]
+        for record in apart.journal()
+        if record["event"] == "stage" and record["job"]
+    }
+    assert workers == {"text_encoder": "cpu-0", "denoise": "cpu-1", "decode": "cpu-2"}
+
+
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [
+        ({"prompt": None}, "prompt"),
+        ({"steps": 3}, "steps"),
+        ({"n": 11}, "n"),
+        ({"size": "32x31"}, "size"),
+        ({"num_inference_steps": 0}, "num_inference_steps"),
+        ({"guidance_scale": 1.0, "negative_prompt": "x"}, "negative_prompt"),
+        ({"seed": True}, "seed"),
+        ({"slo_ms": -1}, "slo_ms"),
+    ],
+)
+async def test_bad_requests_name_the_field(together: Node, change: dict[str, Any], param: str) -> None:
+    body = {"prompt": "a cat", **change}
+    status, reply, _ = await _post(together, **body)
+    assert (status, reply["error"]["param"]) == (400, param)
+    assert reply["error"]["type"] == "invalid_request_error"
+
+
+async def test_many_at_once_are_each_answered_with_their_own(together: Node, whole: ResidentModel) -> None:
+    bodies = [
+        {"prompt": f"a {thing}", "num_inference_steps": 2 + index % 3, "seed": index}
+        for index, thing in enumerate(("cat", "dog", "fox", "owl", "bee", "ant", "elk", "yak"))
+    ]
+    replies = await asyncio.gather(*(_post(together, **body) for body in bodies))
+    for body, (status, reply, _) in zip(bodies, replies, strict=True):
+        assert status == 200, reply
+        assert _picture(reply) == _expected(whole, body)
+
+
+@pytest.mark.parametrize(
+    ("worker", "stage"), [("cpu-0", "text_encoder"), ("cpu-1", "denoise"), ("cpu-2", "decode")]
+)
+async def test_a_worker_killed_in_each_stage(
+    apart: Node, whole: ResidentModel, worker: str, stage: str
+) -> None:
+    """The task is on that worker, unfinished, when it is killed; the request still answers, rightly."""
+    apart.wait_ready()
+    body = {"prompt": "an owl", "num_inference_steps": 8, "seed": 17}
+    pid = apart.worker_pids()[worker]
+    # stopped first, so that the task cannot end before the kill
+    os.kill(pid, signal.SIGSTOP)
+    request = asyncio.create_task(_post(apart, **body))
+    line = f'triptych_in_flight_jobs{{stage="{stage}"}}'
+    await asyncio.to_thread(apart.wait, lambda: apart.metric(line) == 1.0, f"a job in {stage}")
+    os.kill(pid, signal.SIGKILL)
+    status, reply, _ = await request
+    assert status == 200, reply
+    assert _picture(reply) == _expected(whole, body)
+    assert apart.worker_pids()[worker] != pid
+    assert apart.metric(f'triptych_worker_restarts_total{{worker="{worker}"}}') >= 1.0
+
+
+async def test_a_worker_killed_between_two_steps(apart: Node, whole: ResidentModel) -> None:
+    apart.wait_ready()
+    body = {"prompt": "an owl", "num_inference_steps": 200, "seed": 18}
+    request = asyncio.create_task(_post(apart, **body))
+    line = 'triptych_in_flight_jobs{stage="denoise"}'
+    await asyncio.to_thread(apart.wait, lambda: apart.metric(line) == 1.0, "a job in denoise")
+    os.kill(apart.worker_pids()["cpu-1"], signal.SIGKILL)
+    status, reply, _ = await request
+    assert status == 200, reply
+    assert _picture(reply) == _expected(whole, body)
+
+
+async def test_a_client_that_leaves_stops_its_work(apart: Node) -> None:
+    apart.wait_ready()
+    outcome = 'triptych_requests_total{outcome="cancelled"}'
+    before = apart.metric(outcome)
+    held_bytes = apart.metric("triptych_handoff_bytes")
+    request = asyncio.create_task(_post(apart, prompt="a bee", num_inference_steps=200, seed=1))
+    line = 'triptych_in_flight_jobs{stage="denoise"}'
+    await asyncio.to_thread(apart.wait, lambda: apart.metric(line) == 1.0, "a job in denoise")
+    request.cancel()
+    await asyncio.gather(request, return_exceptions=True)
+    await asyncio.to_thread(apart.wait, lambda: apart.metric(outcome) == before + 1, "the cancel")
+    await asyncio.to_thread(apart.wait, lambda: apart.metric(line) == 0.0, "an idle worker")
+    # it did not run to its end: no denoise of that request is in the journal
+    status, _, _ = await _post(apart, prompt="a bee", num_inference_steps=2, seed=1)
+    assert status == 200
+    cancelled = {
+        r["request"] for r in apart.journal() if r["event"] == "request" and r["outcome"] == "cancelled"
+    }
+    ended = {r["request"] for r in apart.journal() if r["event"] == "stage" and r["stage"] == "denoise"}
+    assert cancelled
+    assert not cancelled & ended
+    await asyncio.to_thread(
+        apart.wait, lambda: apart.metric("triptych_handoff_bytes") == held_bytes, "freed handoffs"
+    )
+
+
+def _leftovers(node: Node, pids: dict[str, int]) -> list[str]:
+    """What must be gone when a gateway has ended."""
+    left = [f"process {pid}" for pid in pids.values() if Path(f"/proc/{pid}").exists()]
+    return left + [str(path) for path in Path("/dev/shm").glob(f"triptych-*-{node.port}")]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_stop_everything(catalogue: Path, tmp_path: Path, number: signal.Signals) -> None:
+    with running_node(tmp_path, "tiny", "--catalogue", str(catalogue), "--cpu", "1") as node:
+        pids = node.worker_pids()
+        assert len(pids) == 1
+        second = subprocess.run(
+            [sys.executable, "-m", "gateway", "--port", str(node.port), "--cpu", "1"],
+            cwd=CHECKOUT,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert second.returncode not in (0, None)
+        assert str(node.port) in second.stderr
+        assert "Traceback" not in second.stderr
+        assert node.is_ready()
+        assert node.stop(number) == 0
+        assert _leftovers(node, pids) == []
+
+
+def test_workers_die_with_a_killed_gateway(catalogue: Path, tmp_path: Path) -> None:
+    with running_node(tmp_path, "tiny", "--catalogue", str(catalogue), "--cpu", "1") as node:
+        pids = node.worker_pids()
+        node.process.kill()
+        node.process.wait(timeout=30)
+        until_s = time.monotonic() + 30
+        while any(Path(f"/proc/{pid}").exists() for pid in pids.values()):
+            assert time.monotonic() < until_s
+            time.sleep(0.02)
+
+
+async def test_a_model_that_cannot_be_loaded_ends_the_start(tmp_path: Path) -> None:
+    broken = catalogue_file(tmp_path, "broken", Model(source=str(tmp_path / "nowhere"), family="sd3"))
+    with running_node(tmp_path, "broken", "--catalogue", str(broken), "--cpu", "1", ready=False) as node:
+        code = await asyncio.to_thread(node.process.wait, 60)
+        assert code == 1
+        assert "nowhere" in node.log()
+        assert "Traceback" not in node.log()
