@@ -1,7 +1,8 @@
 """GroupNorm + SiLU against float64, under Triton's interpreter on a CPU and compiled on a GPU.
 
 Tolerances, relative above 1 and absolute below: float32 differs from float64 by rounding of sums of some
-thousand terms; bfloat16 and float16 by the rounding of the result, half a unit in the last place.
+thousand terms; float16 by the rounding of the result, half a unit in the last place; bfloat16 by a whole
+unit, because Triton's interpreter cuts there instead of rounding.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import pytest
 import torch
 
 CHECKOUT = Path(__file__).parents[2]
-TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 2**-8, torch.float16: 2**-11}
+TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 2**-7, torch.float16: 2**-11}
 SHAPES = [(1, 4, 1, 2, 4), (2, 12, 7, 9, 4), (1, 60, 25, 20, 6), (1, 32, 8, 8, 32), (3, 100, 3, 21, 5)]
 
 
