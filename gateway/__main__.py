@@ -21,7 +21,7 @@ from gateway.config import (
     parse_placement,
 )
 from gateway.errors import OperatorError
-from gateway.service import Stopper, serve
+from gateway.service import MakeCommand, Stopper, serve
 
 log = logging.getLogger("gateway")
 
@@ -141,16 +141,21 @@ def parse(argv: list[str] | None) -> tuple[GatewayConfig, str]:
     return config.checked(), flags.log_level
 
 
-async def _serve(config: GatewayConfig) -> None:
+async def _serve(config: GatewayConfig, make_command: MakeCommand | None) -> None:
     stopper = Stopper()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopper.ask)
-    await serve(config, stopper=stopper, announce=lambda line: print(line, flush=True))
+    await serve(
+        config,
+        stopper=stopper,
+        announce=lambda line: print(line, flush=True),
+        make_command=make_command,
+    )
 
 
-def main(argv: list[str] | None = None) -> int:
-    """The exit code."""
+def main(argv: list[str] | None = None, *, make_command: MakeCommand | None = None) -> int:
+    """The exit code. `make_command` says how workers are started, if not as `python -m worker`."""
     try:
         config, level = parse(argv)
         logging.basicConfig(
@@ -158,7 +163,7 @@ def main(argv: list[str] | None = None) -> int:
         )
         log.info("configuration: %s", msgspec.json.encode(config, enc_hook=str).decode())
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(config))
+            runner.run(_serve(config, make_command))
     except OperatorError as error:
         print(f"gateway: {error}", file=sys.stderr)
         return error.exit_code

@@ -109,6 +109,7 @@ class Engine:
         self._waiters: dict[str, asyncio.Future[None]] = {}
         self._group: asyncio.TaskGroup | None = None
         self._refusing: ApiError | None = None
+        self._stopping = False
         metrics.watch(self.fleet, self.book)
 
     # what the HTTP surface asks
@@ -182,7 +183,8 @@ class Engine:
             self._end(request, Outcome.CANCELLED, error)
 
     def stop_workers(self) -> None:
-        """Ask every live worker to leave."""
+        """Ask every live worker to leave, and each that comes up from now on."""
+        self._stopping = True
         for worker in self.fleet.up():
             self.send(worker.worker_id, Stop())
 
@@ -385,7 +387,7 @@ class Engine:
             case LoadFailed():
                 self._load_failed(worker, message)
             case Goodbye():
-                log.warning("%s leaves: %s", worker_id, message.reason)
+                log.info("%s leaves: %s", worker_id, message.reason)
             case _:
                 if self._runs is not None:
                     self._runs.heard(worker, message)
@@ -398,8 +400,10 @@ class Engine:
         elif hello.protocol_version != PROTOCOL_VERSION:
             reason = f"{worker_id} speaks protocol {hello.protocol_version}, the gateway {PROTOCOL_VERSION}"
             self._give_up(StartFailed(reason))
+        elif self._stopping:
+            reason = "the gateway is stopping"
         if worker is None or reason is not None:
-            log.error("a worker was refused: %s", reason)
+            log.warning("a worker was refused: %s", reason)
             self.send(worker_id, Refused(reason=reason or ""))
             return
         if worker.is_up:

@@ -28,7 +28,6 @@ _Number = TypeVar("_Number", int, float)
 
 _SIZE = re.compile(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})")
 _AT = re.compile(r" - at `\$\.?([^`]*)`$")
-_FIELD = re.compile(r"(unknown|required) field `([^`]*)`")
 
 
 class ImagesRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -56,8 +55,14 @@ def parse_images_request(body: bytes) -> ImagesRequest:
     if not isinstance(read, dict):
         raise InvalidRequest("the body is not a JSON object", code="invalid_json")
     for name, value in read.items():
+        if name not in ImagesRequest.__struct_fields__:
+            raise InvalidRequest(f"unknown field {name!r}", param=name, code="unknown_parameter")
         if isinstance(value, float) and not math.isfinite(value):
             raise InvalidRequest(f"{name} is not a finite number", param=name)
+        if isinstance(value, str):
+            _check_unicode(name, value)
+    if "prompt" not in read:
+        raise InvalidRequest("prompt is missing", param="prompt", code="missing_required_parameter")
     try:
         return msgspec.convert(read, type=ImagesRequest)
     except msgspec.ValidationError as error:
@@ -143,11 +148,6 @@ def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _named(message: str) -> InvalidRequest:
     """msgspec's message says where; OpenAI's shape wants it apart."""
-    if field := _FIELD.search(message):
-        kind, name = field.groups()
-        if kind == "unknown":
-            return InvalidRequest(f"unknown field {name!r}", param=name, code="unknown_parameter")
-        return InvalidRequest(f"{name} is missing", param=name, code="missing_required_parameter")
     if at := _AT.search(message):
         name = at.group(1)
         return InvalidRequest(f"{name}: {message[: at.start()]}", param=name, code="invalid_type")
@@ -157,6 +157,10 @@ def _named(message: str) -> InvalidRequest:
 def _check_text(name: str, text: str, max_chars: int) -> None:
     if len(text) > max_chars:
         raise InvalidRequest(f"{name} has {len(text)} characters, the bound is {max_chars}", param=name)
+
+
+def _check_unicode(name: str, text: str) -> None:
+    """JSON can spell half of a surrogate pair, which nothing after us can encode."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -18,7 +18,7 @@ from aiohttp import web
 
 from gateway.app import make_app
 from gateway.config import GatewayConfig
-from gateway.errors import ConfigRefused, OperatorError, ShuttingDown, StartFailed
+from gateway.errors import ConfigRefused, ShuttingDown, StartFailed
 from gateway.handoffs import Handoffs
 from gateway.journal import Journal
 from gateway.loop import Engine
@@ -35,6 +35,9 @@ log = logging.getLogger(__name__)
 
 _BACKLOG = 1024
 _REPLY_GRACE_S = 2.0
+
+MakeCommand = Callable[[RuntimeFolder], Command]
+"""From the runtime folder to how a worker is started."""
 
 
 class Stopper:
@@ -53,7 +56,7 @@ async def serve(
     *,
     stopper: Stopper,
     announce: Callable[[str], None] = print,
-    make_command: Callable[[RuntimeFolder], Command] | None = None,
+    make_command: MakeCommand | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> None:
     """Serve until `stopper` is asked. Raises `OperatorError` if it cannot start or go on.
@@ -171,7 +174,7 @@ def _listen(host: str, port: int) -> socket.socket:
         raise StartFailed(f"cannot listen on {host} port {port}: {error.strerror}") from error
 
 
-def _real_command(config: GatewayConfig) -> Callable[[RuntimeFolder], Command]:
+def _real_command(config: GatewayConfig) -> MakeCommand:
     def make(runtime: RuntimeFolder) -> Command:
         return worker_command(
             endpoint=runtime.endpoint,
@@ -180,6 +183,3 @@ def _real_command(config: GatewayConfig) -> Callable[[RuntimeFolder], Command]:
         )
 
     return make
-
-
-__all__ = ["OperatorError", "Stopper", "serve"]

@@ -93,7 +93,7 @@ class Supervisor:
         self._stopping = asyncio.Event()
 
     async def run(self) -> None:
-        """Keep the workers running until `stop`. Cancellation kills them all at once."""
+        """Keep the workers running until `stop`. Cancellation kills and reaps them all."""
         async with asyncio.TaskGroup() as group:
             for spec in self._specs:
                 group.create_task(self._keep(spec), name=f"keep {spec.worker_id}")
@@ -171,6 +171,7 @@ class Supervisor:
         except asyncio.CancelledError:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
+            await process.wait()
             raise
         finally:
             del self._processes[spec.worker_id]

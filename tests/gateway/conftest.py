@@ -89,9 +89,7 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
             ).checked()
             endpoint = f"ipc://{tmp_path}/gateway.sock"
             socket = stack.enter_context(GatewaySocket(endpoint))
-            store = HandoffStore(
-                tmp_path / "handoff", node=NODE, capacity_bytes=config.store_capacity_bytes
-            )
+            store = HandoffStore(tmp_path / "handoff", node=NODE, capacity_bytes=config.store_capacity_bytes)
             engine = Engine(
                 config,
                 "toy",

@@ -9,7 +9,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import ctypes
 import os
+import signal
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +24,7 @@ from wire.codec import PROTOCOL_VERSION
 from wire.errors import HandoffLost, StoreFull
 from wire.handle import Handle
 from wire.handoff import HandoffStore
+from wire.runtime import node_name
 from wire.sockets import WorkerSocket
 from wire.to_gateway import (
     Described,
@@ -115,6 +118,7 @@ class ScriptedWorker:
         *,
         endpoint: str,
         store: HandoffStore,
+        node: str = NODE,
         fates: Fates,
         release: asyncio.Event,
         heard: list[ToWorker],
@@ -122,6 +126,7 @@ class ScriptedWorker:
     ) -> None:
         self._id = worker_id
         self._store = store
+        self._node = node
         self._fates = fates
         self._release = release
         self._heard = heard
@@ -141,7 +146,7 @@ class ScriptedWorker:
                     protocol_version=PROTOCOL_VERSION + wrong,
                     worker=self._id,
                     pid=os.getpid(),
-                    node=NODE,
+                    node=self._node,
                     device="cpu",
                     device_name="scripted",
                     threads=1,
@@ -251,7 +256,7 @@ class ScriptedWorker:
                 await self._fail(order, stage, FailureKind(fate.removeprefix("fail:")), "as the script says")
                 return
             if fate == "no_file":
-                output = Handle(node=NODE, name="0" * 32, n_bytes=3)
+                output = Handle(node=self._node, name="0" * 32, n_bytes=3)
             if fate == "others_file":
                 output = order.handoff
             if not skip:
@@ -276,9 +281,7 @@ class ScriptedWorker:
 
     async def _step(self, order: RunTask, step: int) -> None:
         steps = order.generation.num_inference_steps
-        await self._say(
-            StepDone(task_id=order.task_id, step=step, steps=steps, done_at_s=time.monotonic())
-        )
+        await self._say(StepDone(task_id=order.task_id, step=step, steps=steps, done_at_s=time.monotonic()))
 
     async def _hold(self) -> None:
         """Until released or until some task is cancelled."""
@@ -300,7 +303,7 @@ class ScriptedWorker:
         now_s = time.monotonic()
         for message in (
             TaskDone(task_id="task-unknown", output=stray),
-            TaskDone(task_id="task-unknown", output=Handle(node=NODE, name="../lock", n_bytes=1)),
+            TaskDone(task_id="task-unknown", output=Handle(node=self._node, name="../lock", n_bytes=1)),
             TaskFailed(task_id="task-unknown", stage=stage, kind=FailureKind.INTERNAL, reason="a lie"),
             TaskCancelled(task_id="task-unknown", step=3),
             StageStarted(task_id=order.task_id, stage="no_such_stage", started_at_s=now_s),
@@ -376,6 +379,8 @@ class ScriptedFleet:
 
 
 def main() -> None:
+    # as a real worker does it: nothing outlives the gateway
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
     parser = argparse.ArgumentParser()
     for flag in ("--worker-id", "--device", "--threads", "--endpoint", "--capacity-bytes"):
         parser.add_argument(flag)
@@ -387,7 +392,8 @@ def main() -> None:
         worker = ScriptedWorker(
             flags.worker_id,
             endpoint=flags.endpoint,
-            store=HandoffStore(flags.handoff, node=NODE, capacity_bytes=10**6),
+            node=node_name(),
+            store=HandoffStore(flags.handoff, node=node_name(), capacity_bytes=int(flags.capacity_bytes)),
             fates=FolderFates(flags.fates),
             release=asyncio.Event(),
             heard=[],

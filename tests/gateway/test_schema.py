@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+import json
+import random
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gateway.errors import ApiError, InvalidRequest, ModelNotFound
+from gateway.schema import MAX_SEED, parse_images_request, resolve, warm_up_generation
+from tests.gateway.conftest import MODEL
+from wire.generation import Generation
+
+
+def resolved(**fields: Any) -> tuple[Generation, ...]:
+    body = json.dumps({"prompt": "a hat", **fields}).encode()
+    generations, _ = resolve(parse_images_request(body), "toy", MODEL, draw=random.Random(1))
+    return generations
+
+
+def test_defaults_come_from_the_model() -> None:
+    (generation,) = resolved()
+    assert (generation.width_px, generation.height_px) == (128, 128)
+    assert generation.num_inference_steps == 4
+    assert generation.guidance_scale == 4.0
+    assert generation.negative_prompt is None
+    assert 0 <= generation.seed < 2**32
+
+
+def test_null_is_the_same_as_nothing() -> None:
+    nothing = dict.fromkeys(
+        ("model", "n", "size", "response_format", "seed", "num_inference_steps", "guidance_scale", "slo_ms")
+    )
+    assert resolved(**nothing, negative_prompt=None) == resolved()
+
+
+def test_all_fields() -> None:
+    generations = resolved(
+        model="toy",
+        n=3,
+        size="64x256",
+        response_format="b64_json",
+        seed=5,
+        num_inference_steps=9,
+        guidance_scale=2,
+        negative_prompt="blue",
+        slo_ms=1500,
+    )
+    assert [generation.seed for generation in generations] == [5, 6, 7]
+    assert {(g.width_px, g.height_px) for g in generations} == {(64, 256)}
+    assert {(g.num_inference_steps, g.guidance_scale, g.negative_prompt) for g in generations} == {
+        (9, 2.0, "blue")
+    }
+
+
+def test_auto_is_the_default_size() -> None:
+    assert resolved(size="auto")[0].width_px == 128
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("prompt", 3),
+        ("prompt", None),
+        ("prompt", ""),
+        ("prompt", "x" * 101),
+        ("prompt", "\ud800"),
+        ("model", 1),
+        ("n", 0),
+        ("n", 11),
+        ("n", -1),
+        ("n", True),
+        ("n", "2"),
+        ("n", 1.5),
+        ("n", float("nan")),
+        ("size", "big"),
+        ("size", 128),
+        ("size", "128"),
+        ("size", "128x128x128"),
+        ("size", "128X128"),
+        ("size", " 128x128"),
+        ("size", "130x128"),
+        ("size", "48x128"),
+        ("size", "128x272"),
+        ("size", "0128x128"),
+        ("size", "999999x128"),
+        ("size", "١٢٨x128"),
+        ("response_format", "url"),
+        ("response_format", 1),
+        ("seed", -1),
+        ("seed", 2**63),
+        ("seed", 2**70),
+        ("seed", 1.5),
+        ("seed", False),
+        ("seed", "1"),
+        ("num_inference_steps", 0),
+        ("num_inference_steps", 51),
+        ("num_inference_steps", True),
+        ("guidance_scale", -0.1),
+        ("guidance_scale", 20.5),
+        ("guidance_scale", "4"),
+        ("guidance_scale", True),
+        ("guidance_scale", float("nan")),
+        ("guidance_scale", float("inf")),
+        ("negative_prompt", 1),
+        ("negative_prompt", "x" * 101),
+        ("negative_prompt", "\udfff"),
+        ("slo_ms", 0),
+        ("slo_ms", -5),
+        ("slo_ms", True),
+        ("slo_ms", "1"),
+        ("slo_ms", float("-inf")),
+        ("slo_ms", 1e300),
+        ("quality", "high"),
+        ("user", "me"),
+        ("a`b", 1),
+    ],
+)
+def test_each_bad_field_names_itself(field: str, value: Any) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        resolved(**{field: value})
+    assert refused.value.param == field
+    assert refused.value.http_status == 400
+
+
+def test_a_number_too_large_for_a_float_names_its_field() -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        parse_images_request(b'{"prompt": "x", "guidance_scale": 1e999}')
+    assert refused.value.param == "guidance_scale"
+
+
+def test_a_missing_prompt_names_itself() -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        parse_images_request(b"{}")
+    assert (refused.value.param, refused.value.code) == ("prompt", "missing_required_parameter")
+
+
+def test_an_unknown_field_has_its_own_code() -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        resolved(steps=5)
+    assert (refused.value.param, refused.value.code) == ("steps", "unknown_parameter")
+
+
+def test_the_last_seed_must_fit_too() -> None:
+    assert resolved(seed=MAX_SEED)[0].seed == MAX_SEED
+    with pytest.raises(InvalidRequest) as refused:
+        resolved(seed=MAX_SEED, n=2)
+    assert refused.value.param == "seed"
+
+
+def test_another_model_is_not_found() -> None:
+    with pytest.raises(ModelNotFound) as refused:
+        resolved(model="dall-e-3")
+    assert (refused.value.param, refused.value.http_status) == ("model", 404)
+
+
+@pytest.mark.parametrize("guidance", [0.0, 1.0])
+def test_a_negative_prompt_without_guidance_is_refused(guidance: float) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        resolved(negative_prompt="blue", guidance_scale=guidance)
+    assert refused.value.param == "negative_prompt"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"3",
+        b'"prompt"',
+        b"null",
+        b"\xff\xfe",
+        b'{"prompt": "a", "prompt": "b"}',
+        b"[" * 10**5,
+    ],
+)
+def test_a_body_that_is_no_object_is_refused(body: bytes) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        parse_images_request(body)
+    assert (refused.value.code, refused.value.param) == ("invalid_json", None)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text("a1x☃\ud800", max_size=8),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from("ab"), inner),
+    max_leaves=3,
+)
+names = st.sampled_from(
+    ["prompt", "n", "size", "seed", "num_inference_steps", "guidance_scale", "negative_prompt", "slo_ms", "x"]
+)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(fields=st.dictionaries(names, json_values, max_size=4))
+def test_any_fields_give_jobs_or_a_named_refusal(fields: dict[str, Any]) -> None:
+    try:
+        generations = resolved(**fields)
+    except ApiError as error:
+        named, generations = error.param, ()
+    else:
+        named = None
+    assert (named in fields) == (not generations)
+    assert all(64 <= g.width_px <= 256 and 1 <= g.num_inference_steps <= 50 for g in generations)
+
+
+def test_a_warm_up_is_small_and_of_the_default_size() -> None:
+    generation = warm_up_generation(MODEL)
+    assert (generation.width_px, generation.height_px) == (128, 128)
+    assert generation.num_inference_steps == 2

@@ -1,0 +1,236 @@
+"""The whole gateway as a process over scripted worker processes: how it starts, stops and what it leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from gateway.__main__ import main
+from gateway.supervisor import CHECKOUT
+from tests.gateway.conftest import PATIENCE_S, until
+from wire.runtime import RuntimeFolder
+
+pytestmark = pytest.mark.process
+
+
+class Served:
+    """A running gateway process. `lines` of its log, the newest last."""
+
+    def __init__(self, process: Process, fates: Path) -> None:
+        self.process = process
+        self.fates = fates
+        self.lines: list[str] = []
+        self.url = ""
+
+    async def ready(self) -> str:
+        assert self.process.stdout is not None
+        line = (await asyncio.wait_for(self.process.stdout.readline(), PATIENCE_S)).decode()
+        assert line.startswith("ready: http://127.0.0.1:"), (line, self.lines)
+        self.url = line.split()[1]
+        return line
+
+    @property
+    def folder(self) -> Path:
+        port = self.url.rpartition(":")[2]
+        roots = [Path("/dev/shm"), Path(os.environ.get("TMPDIR", "/tmp"))]
+        return next(
+            (path for root in roots if (path := RuntimeFolder(port, root=root).path).exists()),
+            Path("/nowhere"),
+        )
+
+    def pids(self) -> list[int]:
+        return [int(line.split("pid ")[1].split(",")[0]) for line in self.lines if " is up: pid " in line]
+
+    async def ended(self) -> int:
+        return await asyncio.wait_for(self.process.wait(), PATIENCE_S)
+
+
+@contextlib.asynccontextmanager
+async def served(tmp_path: Path, *flags: str, fates: tuple[str, ...] = ()) -> AsyncIterator[Served]:
+    folder = tmp_path / "fates"
+    folder.mkdir()
+    for number, fate in enumerate(fates):
+        (folder / f"{number:02},{fate}").touch()
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.gateway.scripted_gateway", str(folder), "--port", "0", "--cpu", "2"),
+        *flags,
+        stdout=PIPE,
+        stderr=PIPE,
+        cwd=CHECKOUT,
+    )
+    gateway = Served(process, folder)
+
+    async def listen() -> None:
+        assert process.stderr is not None
+        async for line in process.stderr:
+            gateway.lines.append(line.decode().rstrip())
+
+    listening = asyncio.create_task(listen())
+    try:
+        yield gateway
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+        await listening
+        # asyncio leaves the pipes to the garbage collector otherwise, which warns
+        process._transport.close()  # type: ignore[attr-defined]
+
+
+def gone(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+async def assert_nothing_is_left(gateway: Served, folder: Path) -> None:
+    await until(lambda: all(gone(pid) for pid in gateway.pids()), "the workers' end")
+    assert not os.path.exists(folder)  # noqa: ASYNC240 (a test may wait for its disk)
+    host, _, port = gateway.url.removeprefix("http://").rpartition(":")
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((host, int(port)), timeout=1).close()
+
+
+async def post(session: aiohttp.ClientSession, gateway: Served) -> tuple[int, dict[str, object]]:
+    async with session.post(f"{gateway.url}/v1/images/generations", json={"prompt": "a hat"}) as response:
+        return response.status, await response.json()
+
+
+async def started(gateway: Served, session: aiohttp.ClientSession, metric: str) -> None:
+    """Until `metric` shows one job."""
+
+    async def shown() -> bool:
+        async with session.get(f"{gateway.url}/metrics") as response:
+            return f"{metric} 1.0" in await response.text()
+
+    async with asyncio.timeout(PATIENCE_S):
+        while not await shown():  # noqa: ASYNC110 (the event is in another process)
+            await asyncio.sleep(0.01)
+
+
+async def test_it_serves_survives_a_kill_and_leaves_nothing(tmp_path: Path) -> None:
+    journal = tmp_path / "journal.jsonl"
+    async with served(tmp_path, "--journal", str(journal)) as gateway, aiohttp.ClientSession() as session:
+        line = await gateway.ready()
+        assert line.rstrip().endswith("model triptych-emoji on cpu-0, cpu-1")
+        folder = gateway.folder
+        assert folder.stat().st_mode & 0o777 == 0o700
+        assert (await post(session, gateway))[0] == 200
+        (gateway.fates / "00,denoise,die").touch()
+        assert (await post(session, gateway))[0] == 200
+        await until(lambda: len(gateway.pids()) == 3, "the successor")
+        gateway.process.send_signal(signal.SIGTERM)
+        assert await gateway.ended() == 0
+        await assert_nothing_is_left(gateway, folder)
+        assert any("configuration: {" in line for line in gateway.lines)
+        assert '"outcome":"done"' in journal.read_text()
+
+
+async def test_a_stop_drains_and_a_second_one_hurries(tmp_path: Path) -> None:
+    flags = ("--drain-timeout-s", "60")
+    async with (
+        served(tmp_path, *flags, fates=("denoise,hold",)) as gateway,
+        aiohttp.ClientSession() as session,
+    ):
+        await gateway.ready()
+        folder = gateway.folder
+        running = asyncio.create_task(post(session, gateway))
+        await started(gateway, session, 'triptych_jobs{state="diffusing"}')
+        gateway.process.send_signal(signal.SIGINT)
+        await until(lambda: any("stopping; 1 requests" in line for line in gateway.lines))
+        status, body = await post(session, gateway)
+        assert status == 503
+        assert "shutting_down" in str(body)
+        assert not running.done()
+        gateway.process.send_signal(signal.SIGINT)
+        status, body = await running
+        assert status == 503
+        assert "shutting_down" in str(body)
+        assert await gateway.ended() == 0
+        await assert_nothing_is_left(gateway, folder)
+
+
+async def test_a_stop_has_a_bound(tmp_path: Path) -> None:
+    flags = ("--drain-timeout-s", "0.2")
+    async with (
+        served(tmp_path, *flags, fates=("denoise,hang",)) as gateway,
+        aiohttp.ClientSession() as session,
+    ):
+        await gateway.ready()
+        folder = gateway.folder
+        running = asyncio.create_task(post(session, gateway))
+        await started(gateway, session, 'triptych_jobs{state="diffusing"}')
+        gateway.process.send_signal(signal.SIGTERM)
+        assert (await running)[0] == 503
+        assert await gateway.ended() == 0
+        await assert_nothing_is_left(gateway, folder)
+
+
+async def test_a_killed_gateway_takes_its_workers_along(tmp_path: Path) -> None:
+    async with served(tmp_path) as gateway:
+        await gateway.ready()
+        folder = gateway.folder
+        gateway.process.kill()
+        await gateway.ended()
+        await until(lambda: all(gone(pid) for pid in gateway.pids()), "the workers' end")
+        # the next gateway, on any port, removes what the dead one could not
+        with RuntimeFolder("tests", root=folder.parent):
+            assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("fates", "said"),
+    [
+        (("describe,fail",), "gateway: triptych-emoji cannot be served: no such blocks"),
+        (("load:denoise,fail",), "cannot load text_encoder, denoise, decode: no weights"),
+        (("hello,other_version",), "speaks protocol"),
+    ],
+)
+async def test_a_failed_start_is_one_line_and_exit_code_1(
+    tmp_path: Path, fates: tuple[str, ...], said: str
+) -> None:
+    async with served(tmp_path, fates=fates) as gateway:
+        assert await gateway.ended() == 1
+        await until(lambda: gateway.lines[-1].startswith("gateway: "))
+        assert said in gateway.lines[-1]
+
+
+@pytest.fixture
+def taken() -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+def test_a_busy_port_is_said_at_once(taken: int, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["--port", str(taken), "--log-level", "error"]) == 1
+    assert capfd.readouterr().err.splitlines()[-1] == f"gateway: port {taken} on 127.0.0.1 is in use"
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ("--model nope", "model: unknown model 'nope'; known: "),
+        ("--catalogue /no/such.toml", "catalogue: "),
+        ("--journal /no/such/folder/j", "journal: "),
+        ("--max-queued 0", "max_queued_jobs: 0 is less than 1"),
+        ("--cpu 0", "cpu: 0 is less than 1"),
+        ("--gpus x", "gpus: "),
+        ("--placement cpu-9=denoise", "placement: "),
+    ],
+)
+def test_what_cannot_be_honoured_is_one_line_and_exit_code_2(
+    flags: str, said: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--port", "0", "--log-level", "error", *flags.split()]) == 2
+    assert capfd.readouterr().err.splitlines()[-1].startswith(f"gateway: {said}")

@@ -1,0 +1,145 @@
+"""Real processes, of a shell."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from gateway.config import WorkerSpec
+from gateway.supervisor import Supervisor, worker_command, worker_environment
+from tests.gateway.conftest import until
+
+SPEC = WorkerSpec(worker_id="cpu-0", device="cpu", threads=3)
+
+
+class Log:
+    def __init__(self) -> None:
+        self.said: list[tuple[str, ...]] = []
+
+    def worker_started(self, worker_id: str) -> None:
+        self.said.append(("started", worker_id))
+
+    def worker_exited(self, worker_id: str, reason: str) -> None:
+        self.said.append(("exited", worker_id, reason))
+
+    def worker_given_up(self, worker_id: str, reason: str) -> None:
+        self.said.append(("given up", worker_id, reason))
+
+
+@contextlib.asynccontextmanager
+async def supervised(script: str, log: Log, max_start_failures: int = 3) -> AsyncIterator[Supervisor]:
+    def command(spec: WorkerSpec) -> Sequence[str]:
+        return ("/bin/sh", "-c", script)
+
+    supervisor = Supervisor([SPEC], command, log, max_start_failures=max_start_failures, backoff_s=(0.001,))
+    running = asyncio.create_task(supervisor.run())
+    yield supervisor
+    running.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await running
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+async def test_a_worker_that_never_comes_up_is_given_up() -> None:
+    log = Log()
+    async with supervised("exit 3", log):
+        await until(lambda: log.said and log.said[-1][0] == "given up")
+    ends = [("started", "cpu-0"), ("exited", "cpu-0", "exit code 3")]
+    assert log.said == [*ends * 3, ("given up", "cpu-0", "exit code 3")]
+
+
+async def test_a_worker_that_proved_itself_is_started_for_ever() -> None:
+    log = Log()
+    async with supervised("exit 3", log, max_start_failures=2) as supervisor:
+        for n in range(1, 6):
+            supervisor.proved("cpu-0")
+            await until(lambda n=n: len(log.said) >= 2 * n)
+            supervisor.proved("cpu-0")
+        assert all(said[0] != "given up" for said in log.said)
+        assert supervisor.statistics()["cpu-0"] >= 3
+
+
+async def test_a_command_that_is_none_is_reported() -> None:
+    log = Log()
+
+    def command(spec: WorkerSpec) -> Sequence[str]:
+        return ("/no/such/program",)
+
+    supervisor = Supervisor([SPEC], command, log, max_start_failures=1)
+    await asyncio.wait_for(supervisor.run(), 5)
+    assert log.said[-1] == ("given up", "cpu-0", "could not be started: No such file or directory")
+
+
+async def test_a_killed_worker_is_started_again(tmp_path: Path) -> None:
+    log = Log()
+    async with supervised(f"echo $$ >> {tmp_path}/pids; exec sleep 100", log) as supervisor:
+        pids = tmp_path / "pids"
+        await until(pids.exists)
+        await until(lambda: pids.read_text().count("\n") == 1)
+        supervisor.kill("cpu-0")
+        await until(lambda: pids.read_text().count("\n") == 2)
+        assert ("exited", "cpu-0", "killed by SIGKILL") in log.said
+        await supervisor.stop(0.01)
+        assert not any(alive(int(pid)) for pid in pids.read_text().split())
+
+
+async def test_stop_begins_softly_and_ends_hard(tmp_path: Path) -> None:
+    log = Log()
+    script = f"trap 'touch {tmp_path}/term' TERM; touch {tmp_path}/up; while :; do sleep 0.01; done"
+    async with supervised(script, log) as supervisor:
+        await until((tmp_path / "up").exists)
+        await supervisor.stop(0.1)
+        assert (tmp_path / "term").exists()
+        assert log.said == [("started", "cpu-0")]
+
+
+async def test_a_cancelled_supervisor_leaves_no_process(tmp_path: Path) -> None:
+    log = Log()
+    async with supervised(f"echo $$ > {tmp_path}/pid; exec sleep 100", log):
+        await until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
+    pid = int((tmp_path / "pid").read_text())
+    await until(lambda: not alive(pid))
+
+
+async def test_ctrl_c_does_not_reach_workers(tmp_path: Path) -> None:
+    log = Log()
+    async with supervised(f"echo $$ > {tmp_path}/pid; exec sleep 100", log):
+        await until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
+        pid = int((tmp_path / "pid").read_text())
+        assert os.getpgid(pid) == pid != os.getpgid(0)
+        assert signal.SIGINT
+
+
+def test_what_a_real_worker_is_started_with(tmp_path: Path) -> None:
+    command = worker_command(endpoint="ipc:///x", handoff=tmp_path, capacity_bytes=5)
+    gpu = WorkerSpec(worker_id="gpu-3", device="cuda:3", threads=2)
+    line = " ".join(command(gpu))
+    assert "-m worker --worker-id gpu-3 --device cuda:0 --threads 2 --endpoint ipc:///x" in line
+    assert line.endswith(f"--handoff {tmp_path} --capacity-bytes 5")
+    assert " --device cpu " in " ".join(command(SPEC))
+
+
+@pytest.mark.parametrize(
+    ("device", "inherited", "visible"),
+    [("cuda:3", None, "3"), ("cuda:1", "4,6", "6"), ("cuda:1", "GPU-a,GPU-b", "GPU-b"), ("cpu", "0,1", "")],
+)
+def test_a_worker_sees_its_own_gpu_only(device: str, inherited: str | None, visible: str) -> None:
+    spec = WorkerSpec(worker_id="w", device=device, threads=2)
+    before = {"HOME": "/"} | ({"CUDA_VISIBLE_DEVICES": inherited} if inherited else {})
+    environment = worker_environment(spec, before)
+    assert environment["CUDA_VISIBLE_DEVICES"] == visible
+    assert environment["OMP_NUM_THREADS"] == "2"
+    assert environment["HOME"] == "/"
