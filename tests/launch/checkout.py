@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -154,11 +156,12 @@ class Checkout:
             timeout=60,
         )
 
-    def start(
+    @contextmanager
+    def started(
         self, *arguments: str | Path, environment: Mapping[str, str] | None = None
-    ) -> subprocess.Popen[str]:
-        """Starts launch.sh in a process group of its own."""
-        return subprocess.Popen(
+    ) -> Iterator[subprocess.Popen[str]]:
+        """Starts launch.sh in a process group of its own and ends the whole group with the block."""
+        with subprocess.Popen(
             self.command(*arguments),
             cwd=self.root,
             env={**self.environment, **(environment or {})},
@@ -167,7 +170,12 @@ class Checkout:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
-        )
+        ) as process:
+            try:
+                yield process
+            finally:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
 
 
 def network_less_pip(port: int) -> dict[str, str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-import signal
 import socket
 import subprocess
 
@@ -89,11 +88,11 @@ def test_it_needs_no_python_on_path_once_made(recording: Checkout) -> None:
 
 def test_an_interrupted_install_is_not_believed(recording: Checkout) -> None:
     large = "  Downloading https://index/some/torch-1.whl (530.2 MB)"
-    with recording.start("models", environment={"FAKE_PIP_SAYS": large, "FAKE_PIP_HANGS": "1"}) as process:
+    with recording.started("models", environment={"FAKE_PIP_SAYS": large, "FAKE_PIP_HANGS": "1"}) as process:
         assert process.stderr
         lines = [process.stderr.readline() for _ in range(2)]
         assert lines[1] == "launch.sh:   getting torch-1.whl (530.2 MB)\n"
-        os.killpg(process.pid, signal.SIGKILL)
+        # the end of the block kills the launcher and its pip
     assert (recording.root / ".venv" / "bin" / "python").exists()
     run = recording.launch("models")
     assert "an install was interrupted" in run.stderr
@@ -118,7 +117,7 @@ def test_a_failed_addition_leaves_what_was_whole(recording: Checkout) -> None:
 def test_two_at_a_time_install_once(recording: Checkout) -> None:
     with (recording.root / "pyproject.toml").open() as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        with recording.start("models") as process:
+        with recording.started("models") as process:
             assert process.stderr
             assert "waiting for another launch.sh" in process.stderr.readline()
             assert recording.calls == []

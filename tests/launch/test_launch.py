@@ -191,7 +191,7 @@ def test_any_current_directory_and_a_symlink(checkout: Checkout, tmp_path: Path)
 
 
 def test_signals_reach_the_program_itself(checkout: Checkout) -> None:
-    with checkout.start("serve", "--port", "0", "--cpu", "1", *HERE, "wait") as process:
+    with checkout.started("serve", "--port", "0", "--cpu", "1", *HERE, "wait") as process:
         assert process.stdout
         answer = json.loads(process.stdout.readline())
         assert answer["pid"] == process.pid
