@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+import uuid
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -19,7 +20,7 @@ from gateway.errors import (
 from gateway.health import health, metrics, ready
 from gateway.images import post_images
 from gateway.keys import CREATED, ENGINE, REQUEST_ID
-from gateway.loop import Engine, new_request_id
+from gateway.loop import Engine
 from gateway.models import get_model, list_models
 
 log = logging.getLogger(__name__)
@@ -41,7 +42,7 @@ def make_app(engine: Engine, *, max_body_bytes: int) -> web.Application:
 
 @web.middleware
 async def _answered(request: web.Request, handler: Handler) -> web.StreamResponse:
-    request_id = new_request_id()
+    request_id = f"req-{uuid.uuid4().hex[:20]}"
     REQUEST_ID.set(request_id)
     headers = {"X-Request-Id": request_id}
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from gateway.config import GatewayConfig
 from gateway.errors import ConfigRefused
@@ -35,9 +35,18 @@ class Planner:
         """The absolute deadline of a job that arrives now."""
         return default_deadline_s(self._state.profile, self.model, shape, steps, now_s, slo_ms)
 
-    def estimate_s(self, stage: str, shape: Shape, steps: int) -> float | None:
-        """Seconds that `stage` takes alone, None if it was never seen."""
-        return self._state.profile.estimate_s(self.model, stage, shape, steps)
+    def measured_s(self, stage: str, shape: Shape) -> float | None:
+        """Seconds of `stage` at this very shape, per step of the loop; None if it never ran like that."""
+        records = self._state.profile.records.get((self.model.model, stage), {})
+        return records[shape].median_s if shape in records else None
+
+    def homeless(self, workers: Collection[str]) -> tuple[str, ...]:
+        """Stages that are pinned to none of `workers`. None without a pinned placement."""
+        pinned = self._state.config.pinned
+        if not pinned:
+            return ()
+        held = {stage for worker in workers for stage in pinned[worker]}
+        return tuple(stage for stage in self.model.stages if stage not in held)
 
 
 def shape_of(generation: Generation, model: Model) -> Shape:

@@ -27,7 +27,7 @@ async def post_images(request: web.Request) -> web.Response:
         raise WrongContentType(f"the body must be application/json, not {request.content_type}")
     asked = parse_images_request(await request.read())
     generations, (width_px, height_px) = resolve(asked, engine.name, engine.model, draw=_draw)
-    done = await engine.generate(generations, slo_ms=asked.slo_ms, request_id=REQUEST_ID.get())
+    done = await engine.desk.generate(generations, slo_ms=asked.slo_ms, request_id=REQUEST_ID.get())
     n_bytes = sum(len(job.picture or b"") for job in done.jobs)
     size = f"{width_px}x{height_px}"
     if n_bytes < _THREAD_FROM_BYTES:

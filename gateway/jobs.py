@@ -82,6 +82,10 @@ class Job:
         """Stages that have not ended, in order."""
         return self.graph.names[self.n_ended :]
 
+    def can_run(self, stages: tuple[str, ...]) -> bool:
+        """Whether `stages` are the next ones and no worker has it."""
+        return self.task_id is None and self.pending[: len(stages)] == stages
+
     def advance(self, event: Event, now_s: float) -> None:
         """Move along the table and stamp the time. Raises `IllegalTransition`, and then nothing changed."""
         after = advance(self.state, event)

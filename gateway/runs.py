@@ -12,9 +12,10 @@ import uuid
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from gateway.accounts import Accounts
 from gateway.decisions import shape_of
+from gateway.desk import Desk
 from gateway.errors import (
-    ApiError,
     HandoffsLost,
     InputRefused,
     OutOfMemory,
@@ -24,10 +25,8 @@ from gateway.errors import (
 )
 from gateway.fleet import Fleet, Worker
 from gateway.handoffs import Handoffs
-from gateway.jobs import Job, JobBook
-from gateway.journal import Journal
+from gateway.jobs import Job
 from gateway.lifecycle import State
-from gateway.metrics import Metrics
 from gateway.schema import warm_up_generation
 from gateway.tasks import Task
 from gateway.warmup import WarmUps
@@ -68,35 +67,31 @@ class Owner(Protocol):
 
     def deliver(self, job: Job) -> None: ...
 
-    def fail(self, job: Job, error: ApiError) -> None: ...
-
     def warmed(self, worker: Worker, stage: str) -> None: ...
 
     def warm_up_failed(self, worker: Worker, stage: str, reason: str) -> None: ...
 
 
 class Runs:
-    """The tasks of one model. `samples` gathers what ended since the planner last looked."""
+    """The tasks of one model on the fleet."""
 
     def __init__(
         self,
         owner: Owner,
+        desk: Desk,
         *,
         graph: StageGraph,
         model: Model,
         fleet: Fleet,
-        book: JobBook,
         handoffs: Handoffs,
-        journal: Journal,
-        metrics: Metrics,
+        accounts: Accounts,
     ) -> None:
         self._owner = owner
+        self._desk = desk
         self._graph = graph
         self._fleet = fleet
-        self._book = book
         self._handoffs = handoffs
-        self._journal = journal
-        self._metrics = metrics
+        self._accounts = accounts
         self._warm_up = warm_up_generation(model)
         self._warm_up_shape = shape_of(self._warm_up, model)
         self._handlers: dict[type, Callable[[Worker, Task, Any], None]] = {
@@ -108,7 +103,12 @@ class Runs:
             TaskCancelled: self._task_cancelled,
         }
         self.warm_ups = WarmUps(graph)
-        self.samples: list[StageSample] = []
+        self._samples: list[StageSample] = []
+
+    def take_samples(self) -> tuple[StageSample, ...]:
+        """The stages that ended since this was last called."""
+        samples, self._samples = tuple(self._samples), []
+        return samples
 
     def dispatch(self, worker: Worker, job: Job, stages: tuple[str, ...]) -> None:
         """Send the next `stages` of `job` to a free `worker`."""
@@ -155,7 +155,7 @@ class Runs:
         """The file behind the job is gone: it starts over, a bounded number of times."""
         job.n_handoff_lost += 1
         if job.n_handoff_lost > MAX_HANDOFF_LOST:
-            self._owner.fail(job, HandoffsLost("handoff files of this request went missing repeatedly"))
+            self._desk.fail(job, HandoffsLost("handoff files of this request went missing repeatedly"))
         else:
             log.warning("job %s: its handoff is gone, starting over", job.job_id)
             self._handoffs.free(job.rewind(self._owner.now_s(), handoff_lost=True))
@@ -198,7 +198,7 @@ class Runs:
         """The open job that still waits for `task`."""
         if task.job_id is None or task.abandoned:
             return None
-        return self._book.job(task.job_id)
+        return self._desk.book.job(task.job_id)
 
     def _stage_started(self, worker: Worker, task: Task, message: StageStarted) -> None:
         if task.stage_started or task.pending[:1] != (message.stage,):
@@ -239,7 +239,7 @@ class Runs:
             log.warning("%s: %s took %s seconds, ignored", worker.worker_id, message.stage, seconds)
             return
         steps = task.steps if message.stage == self._graph.loop_stage else 1
-        self.samples.append(
+        self._samples.append(
             StageSample(
                 model=task.model,
                 stage=message.stage,
@@ -251,20 +251,13 @@ class Runs:
             )
         )
         job = self._job_of(task)
-        if not task.is_warm_up:
-            self._metrics.stage_seconds.labels(message.stage).observe(seconds)
-        self._journal.record(
-            "stage",
-            worker=worker.worker_id,
-            job=task.job_id,
-            request=job.request_id if job else None,
-            model=task.model,
-            stage=message.stage,
-            kind=self._graph.stage(message.stage).kind,
-            started_at_s=message.started_at_s,
-            ended_at_s=message.ended_at_s,
-            overhead_s=message.overhead_s,
+        self._accounts.stage_ended(
+            worker,
+            task,
+            self._graph.stage(message.stage),
+            message,
             steps=steps,
+            request_id=job.request_id if job else None,
         )
 
     def _task_done(self, worker: Worker, task: Task, message: TaskDone) -> None:
@@ -276,7 +269,7 @@ class Runs:
         if not self._handoffs.own(message.output):
             reason = "its output is the file of another task"
             if job:
-                self._owner.fail(job, StageFailed(f"{task.stages[-1]} failed: {reason}"))
+                self._desk.fail(job, StageFailed(f"{task.stages[-1]} failed: {reason}"))
             else:
                 self._owner.warm_up_failed(worker, task.stages[-1], reason)
             return
@@ -304,11 +297,11 @@ class Runs:
             return
         match message.kind:
             case FailureKind.INPUT:
-                self._owner.fail(job, InputRefused(reason))
+                self._desk.fail(job, InputRefused(reason))
             case FailureKind.OUT_OF_MEMORY:
-                self._owner.fail(job, OutOfMemory(f"{message.stage} ran out of memory: {reason}"))
+                self._desk.fail(job, OutOfMemory(f"{message.stage} ran out of memory: {reason}"))
             case FailureKind.INTERNAL:
-                self._owner.fail(job, StageFailed(f"{message.stage} failed: {reason}"))
+                self._desk.fail(job, StageFailed(f"{message.stage} failed: {reason}"))
             case FailureKind.HANDOFF_LOST:
                 self.handoff_lost(job)
             case FailureKind.STORE_FULL:
@@ -328,7 +321,7 @@ class Runs:
         """Others free their handoffs as they get on: wait a little, longer each time."""
         job.n_store_full += 1
         if job.n_store_full > MAX_STORE_FULL:
-            self._owner.fail(job, StoreExhausted("the handoff store stayed full over several attempts"))
+            self._desk.fail(job, StoreExhausted("the handoff store stayed full over several attempts"))
             return
         now_s = self._owner.now_s()
         job.hold_until_s = now_s + STORE_FULL_HOLD_S * 2**job.n_store_full
@@ -344,7 +337,7 @@ class Runs:
     def _work_lost(self, job: Job, why: str) -> None:
         stage = job.pending[0]
         if job.died():
-            self._owner.fail(
+            self._desk.fail(
                 job,
                 PoisonRequest(
                     f"two workers were lost in {stage} of this request and it got no further in between"

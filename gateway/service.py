@@ -77,7 +77,6 @@ async def serve(
         store = HandoffStore(runtime.handoff, node=node_name(), capacity_bytes=config.store_capacity_bytes)
         engine = Engine(
             config,
-            config.model,
             model,
             socket=link,
             handoffs=Handoffs(store),
@@ -112,7 +111,7 @@ async def _run(
             await _drain(config, engine, stopper)
         finally:
             greeting.cancel()
-            engine.end_all()
+            engine.desk.end_all()
             await runner.cleanup()
             engine.stop_workers()
             await supervisor.stop(config.worker_stop_timeout_s)
@@ -126,12 +125,12 @@ async def _run(
 async def _drain(config: GatewayConfig, engine: Engine, stopper: Stopper) -> None:
     """Refuse new requests, wait for the running ones within the bound or until hurried."""
     failure = engine.failed.result() if engine.failed.done() else None
-    engine.refuse(ShuttingDown(f"the gateway is stopping{f': {failure}' if failure else ''}"))
+    engine.desk.refuse(ShuttingDown(f"the gateway is stopping{f': {failure}' if failure else ''}"))
     if failure is None:
         log.info("stopping; %d requests are open", len(engine.book.open_requests))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(config.drain_timeout_s):
-                await _first(engine.drained(), stopper.hurried.wait(), asyncio.shield(engine.failed))
+                await _first(engine.desk.drained(), stopper.hurried.wait(), asyncio.shield(engine.failed))
 
 
 async def _announce(

@@ -92,7 +92,6 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
             store = HandoffStore(tmp_path / "handoff", node=NODE, capacity_bytes=config.store_capacity_bytes)
             engine = Engine(
                 config,
-                "toy",
                 MODEL,
                 socket=socket,
                 handoffs=Handoffs(store),
@@ -117,7 +116,7 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
 
         yield begin
         for bench in started:
-            bench.engine.end_all()
+            bench.engine.desk.end_all()
             bench.engine.book.check()
             assert not bench.engine.book.open_requests
 

@@ -200,7 +200,7 @@ async def test_the_journal_tells_it_all_without_the_prompt(start: Start, tmp_pat
     bench = await start(journal=file)
     assert (await bench.post(prompt="a secret", n=2, slo_ms=5000)).status == 200
     assert (await bench.post(n=10, seed=1, num_inference_steps=2)).status == 200
-    bench.engine._journal.__exit__(None, None, None)
+    bench.engine._accounts._journal.__exit__(None, None, None)
     text = file.read_text()
     assert "secret" not in text
     events = [json.loads(line) for line in text.splitlines()]

@@ -1,0 +1,102 @@
+"""What is told about what happened: one line of the journal and the metrics for each thing, in one place."""
+
+from __future__ import annotations
+
+import logging
+
+from gateway.fleet import Worker
+from gateway.jobs import Outcome, Request
+from gateway.journal import Journal
+from gateway.metrics import Metrics
+from gateway.tasks import Task
+from gateway.timings import times_s
+from pipelines.graph import Stage
+from planner.types import Evict, Load, Run
+from wire.to_gateway import StageDone
+
+log = logging.getLogger(__name__)
+
+
+class Accounts:
+    """Writes to the log, to `journal` and to `metrics`. Prompts go to none of them."""
+
+    def __init__(self, journal: Journal, metrics: Metrics) -> None:
+        self.metrics = metrics
+        self._journal = journal
+
+    def stage_ended(
+        self, worker: Worker, task: Task, stage: Stage, done: StageDone, *, steps: int, request_id: str | None
+    ) -> None:
+        if not task.is_warm_up:
+            self.metrics.stage_seconds.labels(stage.name).observe(done.ended_at_s - done.started_at_s)
+        self._journal.record(
+            "stage",
+            worker=worker.worker_id,
+            job=task.job_id,
+            request=request_id,
+            model=task.model,
+            stage=stage.name,
+            kind=stage.kind,
+            started_at_s=done.started_at_s,
+            ended_at_s=done.ended_at_s,
+            overhead_s=done.overhead_s,
+            steps=steps,
+        )
+
+    def effect(self, effect: Run | Load | Evict, at_s: float) -> None:
+        """An effect of the planner was carried out."""
+        kind = type(effect).__name__.lower()
+        if isinstance(effect, Run):
+            worker, job, detail = effect.workers[0], effect.jobs[0], ""
+            log.debug("%s: run %s of %s (%s)", worker, "+".join(effect.stages), job, effect.reason)
+        else:
+            worker, job, detail = effect.worker, None, effect.detail
+            log.info("%s: %s %s (%s: %s)", worker, kind, ", ".join(effect.stages), effect.reason, detail)
+        self.metrics.effects.labels(kind, str(effect.reason)).inc()
+        self._journal.record(
+            "effect",
+            effect=kind,
+            worker=worker,
+            stages=effect.stages,
+            job=job,
+            reason=effect.reason,
+            detail=detail,
+            at_s=at_s,
+        )
+
+    def request_ended(self, request: Request) -> None:
+        """Accepted or refused, the request has its outcome."""
+        assert request.outcome is not None
+        generation = request.jobs[0].generation
+        error = request.error
+        status = 200 if error is None else error.http_status
+        times = times_s(request.slowest)
+        self.metrics.requests.labels(str(request.outcome)).inc()
+        if request.outcome is Outcome.DONE:
+            self.metrics.request_seconds.observe(times["total"])
+            self.metrics.deadlines.labels(str(request.deadline_met).lower()).inc()
+        log.info(
+            "%s %s: %d, n=%d, %.3f s",
+            request.request_id,
+            request.outcome,
+            status,
+            len(request.jobs),
+            times["total"],
+        )
+        self._journal.record(
+            "request",
+            request=request.request_id,
+            outcome=request.outcome,
+            status=status,
+            code=None if error is None else error.code,
+            n=len(request.jobs),
+            size=f"{generation.width_px}x{generation.height_px}",
+            steps=generation.num_inference_steps,
+            times_s=times,
+            deadline_s=request.jobs[0].deadline_s - request.arrived_s,
+            deadline_met=request.deadline_met,
+            at_s=request.ended_s,
+        )
+
+    def worker_changed(self, worker: Worker, at_s: float) -> None:
+        self._journal.record("worker", worker=worker.worker_id, state=worker.state, at_s=at_s)

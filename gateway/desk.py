@@ -1,0 +1,164 @@
+"""Where requests come in and answers go out: acceptance, the one outcome of each, finished pictures."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+from gateway.accounts import Accounts
+from gateway.decisions import Planner, shape_of
+from gateway.errors import ApiError, ClientLeft, NotReady, QueueFull, ShuttingDown
+from gateway.handoffs import Handoffs
+from gateway.jobs import Job, JobBook, Outcome, Request
+from pipelines.catalogue import Model
+from pipelines.graph import StageGraph
+from wire.errors import HandoffLost
+from wire.generation import Generation
+
+
+class Floor(Protocol):
+    """Where the tasks run (`gateway.runs.Runs`)."""
+
+    def abandon(self, job: Job) -> None: ...
+
+    def handoff_lost(self, job: Job) -> None: ...
+
+
+class Desk:
+    """Takes requests once it is open. `changed` is called when the planner has something new to look at."""
+
+    def __init__(
+        self,
+        model: Model,
+        book: JobBook,
+        handoffs: Handoffs,
+        accounts: Accounts,
+        *,
+        changed: Callable[[], None],
+        clock: Callable[[], float],
+    ) -> None:
+        self.book = book
+        self.refusing: ApiError | None = None
+        self._model = model
+        self._handoffs = handoffs
+        self._accounts = accounts
+        self._changed = changed
+        self._now_s = clock
+        self._served: tuple[StageGraph, Planner, Floor] | None = None
+        self._waiters: dict[str, asyncio.Future[None]] = {}
+
+    def open(self, graph: StageGraph, planner: Planner, floor: Floor) -> None:
+        """The model can be served from now on, if later not at every moment."""
+        self._served = graph, planner, floor
+
+    def refuse(self, error: ApiError) -> None:
+        """Answer every new request with `error` from now on; the open ones go on."""
+        self.refusing = error
+
+    async def generate(
+        self, generations: tuple[Generation, ...], *, slo_ms: float | None, request_id: str
+    ) -> Request:
+        """All pictures of one request, in order. Raises the request's `ApiError`.
+
+        Cancellation ends the request as CANCELLED: waiting jobs at once, running ones at their next step
+        boundary, with their handoffs freed.
+        """
+        request = self._accept(generations, slo_ms, request_id)
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters[request_id] = waiter
+        try:
+            await waiter
+        except asyncio.CancelledError:
+            self._end(request, Outcome.CANCELLED, ClientLeft("the client closed its connection"))
+            raise
+        finally:
+            del self._waiters[request_id]
+        if request.error is not None:
+            raise request.error
+        return request
+
+    async def drained(self) -> None:
+        """Returns when no request is open. Cancellation changes nothing."""
+        while self._waiters:
+            await asyncio.wait([*self._waiters.values()])
+            # let those that were answered leave
+            await asyncio.sleep(0)
+
+    def end_all(self) -> None:
+        """End every open request as CANCELLED, with the error that new ones get."""
+        error = self.refusing or ShuttingDown("the gateway is stopping")
+        for request in self.book.open_requests:
+            self._end(request, Outcome.CANCELLED, error)
+
+    def fail(self, job: Job, error: ApiError) -> None:
+        """An open job failed, and with it its request."""
+        request = self.book.request_of(job)
+        self._settle(request, self.book.fail(job, error, self._now_s()))
+
+    async def deliver(self, job: Job) -> None:
+        """Read the picture of a job that is FINISHING and hand it to its request.
+
+        Cancellation leaves the file to the job.
+        """
+        handoff = job.handoff
+        assert handoff is not None
+        try:
+            picture = await self._handoffs.read(handoff)
+        except (HandoffLost, OSError):
+            if job.is_open and self._served is not None:
+                self._served[2].handoff_lost(job)
+                self._changed()
+            return
+        if not job.is_open:
+            return
+        job.handoff = None
+        self._handoffs.free(handoff)
+        if request := self.book.delivered(job, picture, self._now_s()):
+            self._settle(request, ())
+
+    def _accept(self, generations: tuple[Generation, ...], slo_ms: float | None, request_id: str) -> Request:
+        if self.refusing is not None:
+            raise self.refusing
+        if self._served is None:
+            raise NotReady("the model is not ready yet; /ready says what is missing")
+        graph, planner, _ = self._served
+        now_s = self._now_s()
+        jobs = []
+        for index, generation in enumerate(generations):
+            shape = shape_of(generation, self._model)
+            steps = generation.num_inference_steps
+            jobs.append(
+                Job(
+                    job_id=f"{request_id}-{index}",
+                    request_id=request_id,
+                    generation=generation,
+                    graph=graph,
+                    shape=shape,
+                    arrived_s=now_s,
+                    deadline_s=planner.deadline_s(shape, steps, now_s, slo_ms),
+                )
+            )
+        request = Request(request_id=request_id, jobs=tuple(jobs), arrived_s=now_s)
+        try:
+            self.book.accept(request, now_s)
+        except QueueFull:
+            self._accounts.request_ended(request)
+            raise
+        self._changed()
+        return request
+
+    def _end(self, request: Request, outcome: Outcome, error: ApiError) -> None:
+        if request.outcome is None:
+            self._settle(request, self.book.end(request, outcome, error, self._now_s()))
+
+    def _settle(self, request: Request, were_open: tuple[Job, ...]) -> None:
+        """The request has ended: free what its jobs hold, tell who waits."""
+        if self._served is not None:
+            for job in were_open:
+                self._served[2].abandon(job)
+        self._accounts.request_ended(request)
+        waiter = self._waiters.get(request.request_id)
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+        self._changed()
