@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+from pathlib import Path
 
 import pytest
 
@@ -11,8 +12,9 @@ from gateway.errors import OperatorError
 from gateway.fleet import WorkerState
 from gateway.runs import MAX_HANDOFF_LOST, MAX_STORE_FULL
 from tests.gateway.conftest import Bench, Start, until
-from tests.gateway.scripted import STAGES, picture_of
+from tests.gateway.scripted import STAGES, Fates, ScriptedWorker, picture_of
 from tests.gateway.test_serving import error_of
+from wire.to_worker import Refused, ToWorker
 
 SPLIT = {"cpu-0": ("text_encoder", "decode"), "cpu-1": ("denoise",)}
 
@@ -286,3 +288,25 @@ async def test_a_bug_of_ours_answers_everyone_and_ends_it(
     assert (response.status, (await error_of(response))["code"]) == (500, "internal_error")
     assert (await posted).status == 500
     assert bench.engine.failed.done()
+
+
+async def test_a_stage_pinned_to_a_worker_that_is_given_up_ends_it(start: Start) -> None:
+    bench = await start(placement=SPLIT)
+    bench.engine.worker_given_up("cpu-1", "exit code 1")
+    assert "denoise was only on cpu-1" in str(bench.engine.failed.result())
+
+
+async def test_strangers_are_refused(start: Start, tmp_path: Path) -> None:
+    bench = await start()
+    heard: list[ToWorker] = []
+    stranger = ScriptedWorker(
+        "gpu-9",
+        endpoint=f"ipc://{tmp_path}/gateway.sock",
+        store=bench.store,
+        fates=Fates(),
+        release=asyncio.Event(),
+        heard=heard,
+    )
+    await asyncio.wait_for(stranger.run(), 5)
+    assert [type(message) for message in heard] == [Refused]
+    assert (await bench.post()).status == 200
