@@ -1,0 +1,40 @@
+"""`python -m bench demo | overhead | render`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from importlib import import_module
+
+_COMMANDS = {
+    "demo": (
+        "bench.demo_command",
+        "three ways to place a model's stages on two workers, shown with pictures",
+    ),
+    "overhead": ("bench.overhead", "what serving adds to a plain loop over the same pipeline"),
+    "render": ("bench.render", "tables from raw results"),
+}
+
+
+def _help() -> str:
+    lines = [f"  {name:<10}{text}" for name, (_, text) in _COMMANDS.items()]
+    commands = "\n".join(lines)
+    return f"usage: bench COMMAND [flags]\n\n{commands}\n\nbench COMMAND --help tells a command's flags."
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The exit code."""
+    arguments = sys.argv[1:] if argv is None else argv
+    if arguments[:1] in (["-h"], ["--help"], ["help"]):
+        print(_help())
+        return 0
+    if not arguments or arguments[0] not in _COMMANDS:
+        print(_help(), file=sys.stderr)
+        return 2
+    # each command imports what it needs: the demo has no use for torch
+    run: Callable[[list[str]], int] = import_module(_COMMANDS[arguments[0]][0]).main
+    return run(arguments[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

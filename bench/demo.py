@@ -1,0 +1,225 @@
+"""The demo: one small load, three ways to place its stages on two workers.
+
+First every worker runs every stage, then one worker encodes and decodes for the other, which denoises; the
+pictures must be the same bytes. Then the gateway decides itself while the load shifts from few steps to many.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from rich.console import Console
+
+from bench.demo_checks import Check, check_placement_changed, check_requests, check_same_pictures
+from bench.journal import Journal, PlacementChange, placement_changes, read_journal
+from bench.load import Result, closed_loop, open_loop
+from bench.mix import Shift, ShiftSteps, mixed_requests, rule_bounds, shift_requests, shift_steps
+from bench.node import Node, NodeConfig, OnWait
+from bench.progress import Show, phase
+from bench.timeline import loop_shares
+from pipelines.catalogue import Model
+from planner.types import PlannerConfig
+
+WINDOW_S, DWELL_S, MIN_SAMPLES = 4.0, 3.0, 9
+_N_WORKERS = 2
+_POLL_S = 0.1
+_SHIFT_CONCURRENCY = 3
+
+
+class RunningNode(Protocol):
+    """What the demo needs of a gateway."""
+
+    @property
+    def base_url(self) -> str: ...
+
+    @property
+    def journal(self) -> Path: ...
+
+
+StartNode = Callable[[NodeConfig, OnWait], AbstractAsyncContextManager[RunningNode]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """What happened in one phase. `start_s`: when the load began, on the journal's clock."""
+
+    name: str
+    title: str
+    placement: str
+    results: tuple[Result, ...]
+    journal: Journal
+    start_s: float
+    end_s: float
+    changes: tuple[PlacementChange, ...] = ()
+    shares: tuple[tuple[float, float], ...] = ()
+    share_bounds: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demo:
+    """All phases and what was checked."""
+
+    model: str
+    workers: tuple[str, ...]
+    phases: tuple[Phase, ...]
+    steps: ShiftSteps
+    checks: tuple[Check, ...]
+    took_s: float
+
+    @property
+    def passed(self) -> bool:
+        return all(check.passed for check in self.checks)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoConfig:
+    """`workers`: the gateway's flags for two workers, `worker_ids` what it will call them."""
+
+    name: str
+    model: Model
+    workers: tuple[str, ...]
+    worker_ids: tuple[str, str]
+    out: Path
+    flags: tuple[str, ...] = ()
+
+
+def start_node(config: NodeConfig, on_wait: OnWait) -> AbstractAsyncContextManager[RunningNode]:
+    """A real one."""
+    return Node(config, on_wait=on_wait)
+
+
+async def run(config: DemoConfig, console: Console, *, start: StartNode = start_node) -> Demo:
+    """All three phases, one gateway at a time. Raises `NodeFailed` and `CannotShift`.
+
+    Cancellation stops the gateway that runs.
+    """
+    began_s = time.monotonic()
+    colocated = await _mixed(
+        config, console, start, "colocated", "1. Co-located: both workers run every stage", "colocated"
+    )
+    kinds = colocated.journal.stage_kinds
+    first, second = config.worker_ids
+    rest = "+".join(stage for stage, kind in kinds.items() if kind != "diffuse")
+    loop = "+".join(stage for stage, kind in kinds.items() if kind == "diffuse")
+    pinned = f"{first}={rest},{second}={loop}"
+    title = f"2. Split: {first} encodes and decodes, {second} denoises"
+    split = await _mixed(config, console, start, "split", title, pinned)
+    steps = shift_steps(colocated.journal, config.model, n_workers=_N_WORKERS)
+    auto = await _shifting(config, console, start, steps)
+    phases = (colocated, split, auto)
+    checks = (
+        check_requests([result for done in phases for result in done.results]),
+        check_same_pictures(colocated.results, split.results),
+        check_placement_changed(auto.changes, first_sent_s=auto.start_s, last_ended_s=auto.end_s),
+    )
+    return Demo(
+        model=config.name,
+        workers=config.worker_ids,
+        phases=phases,
+        steps=steps,
+        checks=checks,
+        took_s=time.monotonic() - began_s,
+    )
+
+
+async def settled(journal: Path, *, limit_s: float = 30.0) -> None:
+    """Returns when every worker has warmed all that it was told to load, or after `limit_s`.
+
+    The gateway is ready as soon as each stage is warm somewhere; what the other workers still warm up would
+    show as a slow start of the first requests.
+    """
+    deadline_s = time.monotonic() + limit_s
+    while time.monotonic() < deadline_s:
+        read = read_journal(journal)
+        loads = {(e.worker, stage) for e in read.effects if e.effect == "load" for stage in e.stages}
+        if loads <= {(span.worker, span.stage) for span in read.stages}:
+            return
+        await asyncio.sleep(_POLL_S)
+
+
+async def _mixed(
+    config: DemoConfig, console: Console, start: StartNode, name: str, title: str, placement: str
+) -> Phase:
+    requests = mixed_requests(config.model)
+    with phase(console, title, len(requests)) as show:
+        async with start(_node_config(config, name, placement), _waiting(show)) as node:
+            await settled(node.journal)
+            show.status("serving")
+            start_s = time.monotonic()
+            results = await open_loop(node.base_url, requests, on_done=show.done)
+            end_s = time.monotonic()
+            show.status("stopping the gateway")
+    return Phase(
+        name=name,
+        title=title,
+        placement=placement,
+        results=tuple(results),
+        journal=read_journal(node.journal),
+        start_s=start_s,
+        end_s=end_s,
+    )
+
+
+async def _shifting(config: DemoConfig, console: Console, start: StartNode, steps: ShiftSteps) -> Phase:
+    title = f"3. The gateway decides: first {steps.few}-step requests, then {steps.many}-step ones"
+    flags = (
+        *("--mix-window-s", f"{WINDOW_S:g}"),
+        *("--min-dwell-s", f"{DWELL_S:g}"),
+        *("--min-samples", str(MIN_SAMPLES)),
+    )
+    with phase(console, title, None) as show:
+        async with start(_node_config(config, "auto", "auto", flags), _waiting(show)) as node:
+            await settled(node.journal)
+            show.status("serving; every stage is on every worker")
+            start_s = time.monotonic()
+            shift = Shift(
+                node.journal,
+                shift_requests(config.model, steps.few),
+                shift_requests(config.model, steps.many),
+                on_change=show.note,
+            )
+            results = await closed_loop(
+                node.base_url, shift, concurrency=_SHIFT_CONCURRENCY, on_done=show.done
+            )
+            end_s = time.monotonic()
+            show.status("stopping the gateway")
+    journal = read_journal(node.journal)
+    return Phase(
+        name="auto",
+        title=title,
+        placement="auto",
+        results=tuple(results),
+        journal=journal,
+        start_s=start_s,
+        end_s=end_s,
+        changes=tuple(placement_changes(journal.effects, since_s=start_s)),
+        shares=tuple(loop_shares(journal, window_s=WINDOW_S, min_samples=MIN_SAMPLES)),
+        share_bounds=rule_bounds(_N_WORKERS, PlannerConfig()),
+    )
+
+
+def _node_config(config: DemoConfig, name: str, placement: str, flags: tuple[str, ...] = ()) -> NodeConfig:
+    return NodeConfig(
+        name=f"gateway-{name}",
+        folder=config.out,
+        model=config.name,
+        workers=config.workers,
+        placement=placement,
+        flags=(*config.flags, *flags),
+    )
+
+
+def _waiting(show: Show) -> OnWait:
+    show.status("starting the gateway")
+
+    def on_wait(reason: str) -> None:
+        if show.is_live:
+            show.status(f"starting the gateway: {reason}")
+
+    return on_wait

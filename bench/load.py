@@ -1,0 +1,223 @@
+"""A small load generator for the images API: timed requests in, one result for each out.
+
+Open loop sends at given times whatever the server does; closed loop keeps a number of requests under way.
+Latency counts from when a request was due, so a client that falls behind does not flatter the server. It
+never raises for what a server answers or fails to answer: that is a result.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import re
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+
+Clock = Callable[[], float]
+Sleep = Callable[[float], Awaitable[object]]
+
+_COMMA_OUTSIDE_QUOTES = re.compile(r',(?=(?:[^"]*"[^"]*")*[^"]*$)')
+_MAX_ERROR_CHARS = 300
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimedRequest:
+    """One call of the images API. `at_s` from the start of the run; None leaves a field to the server."""
+
+    prompt: str
+    seed: int
+    steps: int | None = None
+    n: int = 1
+    size: str | None = None
+    guidance: float | None = None
+    slo_ms: float | None = None
+    at_s: float = 0.0
+
+    def body(self) -> dict[str, Any]:
+        """What is sent."""
+        fields = {
+            "prompt": self.prompt,
+            "seed": self.seed,
+            "n": self.n,
+            "size": self.size,
+            "num_inference_steps": self.steps,
+            "guidance_scale": self.guidance,
+            "slo_ms": self.slo_ms,
+        }
+        return {name: value for name, value in fields.items() if value is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What became of `request`, the `index`-th of its run.
+
+    `due_s` and `sent_s` are on the monotonic clock, `latency_s` is from `due_s` to the last byte of the
+    reply. `status` is None if there was no whole HTTP reply; `error` is None only if all pictures came.
+    `timing_ms` are the parts of `Server-Timing`.
+    """
+
+    index: int
+    request: TimedRequest
+    due_s: float
+    sent_s: float
+    latency_s: float
+    status: int | None = None
+    request_id: str = ""
+    timing_ms: dict[str, float]
+    pictures: tuple[bytes, ...] = ()
+    error: str | None = None
+
+    @property
+    def ok(self) -> bool:
+        return self.error is None
+
+    @property
+    def deadline_met(self) -> bool | None:
+        """Whether all pictures came within `slo_ms`, by the client's clock. None if it named none."""
+        if self.request.slo_ms is None:
+            return None
+        return self.ok and self.latency_s * 1000 <= self.request.slo_ms
+
+
+OnDone = Callable[[Result], None]
+
+
+def server_timing(header: str) -> dict[str, float]:
+    """The durations in ms of a `Server-Timing` header; entries without one are left out."""
+    parts: dict[str, float] = {}
+    for entry in _COMMA_OUTSIDE_QUOTES.split(header):
+        name, *parameters = (piece.strip() for piece in entry.split(";"))
+        for parameter in parameters:
+            key, _, value = parameter.partition("=")
+            if key.strip().lower() == "dur":
+                try:
+                    parts[name] = float(value.strip().strip('"'))
+                except ValueError:
+                    continue
+    return parts
+
+
+async def open_loop(
+    base_url: str,
+    requests: Sequence[TimedRequest],
+    *,
+    on_done: OnDone | None = None,
+    timeout_s: float = 300.0,
+    clock: Clock = time.monotonic,
+    sleep: Sleep = asyncio.sleep,
+) -> list[Result]:
+    """Send each request at its `at_s`; results in the order of `requests`.
+
+    Cancellation closes all connections, which cancels the requests in the server too.
+    """
+    results: dict[int, Result] = {}
+
+    async def send(session: aiohttp.ClientSession, index: int, due_s: float) -> None:
+        results[index] = await _call(session, requests[index], index, due_s, clock)
+        if on_done is not None:
+            on_done(results[index])
+
+    async with _session(base_url, timeout_s) as session, asyncio.TaskGroup() as group:
+        start_s = clock()
+        for index in sorted(range(len(requests)), key=lambda i: requests[i].at_s):
+            due_s = start_s + requests[index].at_s
+            if (wait_s := due_s - clock()) > 0:
+                await sleep(wait_s)
+            group.create_task(send(session, index, due_s))
+    return [results[index] for index in range(len(requests))]
+
+
+async def closed_loop(
+    base_url: str,
+    requests: Iterable[TimedRequest],
+    *,
+    concurrency: int,
+    on_done: OnDone | None = None,
+    timeout_s: float = 300.0,
+    clock: Clock = time.monotonic,
+) -> list[Result]:
+    """Keep `concurrency` requests under way until `requests` ends; results in its order.
+
+    `requests` is asked for the next one when a reply has come, so it may look at the world first; `at_s` is
+    not used. Cancellation as in `open_loop`.
+    """
+    results: dict[int, Result] = {}
+
+    async def client(session: aiohttp.ClientSession, shared: Iterator[tuple[int, TimedRequest]]) -> None:
+        for index, request in shared:
+            results[index] = await _call(session, request, index, clock(), clock)
+            if on_done is not None:
+                on_done(results[index])
+
+    async with _session(base_url, timeout_s) as session, asyncio.TaskGroup() as group:
+        shared = iter(enumerate(requests))
+        for _ in range(concurrency):
+            group.create_task(client(session, shared))
+    return [results[index] for index in sorted(results)]
+
+
+def _session(base_url: str, timeout_s: float) -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(
+        base_url,
+        timeout=aiohttp.ClientTimeout(total=timeout_s),
+        connector=aiohttp.TCPConnector(limit=0),
+    )
+
+
+async def _call(
+    session: aiohttp.ClientSession, request: TimedRequest, index: int, due_s: float, clock: Clock
+) -> Result:
+    sent_s = clock()
+    status: int | None = None
+    request_id, timing_ms, pictures = "", dict[str, float](), tuple[bytes, ...]()
+    error: str | None = None
+    try:
+        async with session.post("/v1/images/generations", json=request.body()) as reply:
+            body = await reply.read()
+        ended_s = clock()
+        status = reply.status
+        request_id = reply.headers.get("X-Request-Id", "")
+        timing_ms = server_timing(reply.headers.get("Server-Timing", ""))
+        if status == 200:
+            pictures = _pictures(body, request.n)
+        else:
+            error = f"status {status}: {_message(body)}"
+    except (aiohttp.ClientError, TimeoutError, OSError) as problem:
+        ended_s = clock()
+        error = f"no reply: {str(problem) or type(problem).__name__}"
+    except (ValueError, KeyError, TypeError) as problem:
+        error = f"not a reply of the images API: {problem!r}"
+    return Result(
+        index=index,
+        request=request,
+        due_s=due_s,
+        sent_s=sent_s,
+        latency_s=ended_s - due_s,
+        status=status,
+        request_id=request_id,
+        timing_ms=timing_ms,
+        pictures=pictures,
+        error=error,
+    )
+
+
+def _pictures(body: bytes, n: int) -> tuple[bytes, ...]:
+    """Raises `ValueError`, `KeyError` or `TypeError` if these are not `n` pictures."""
+    data = json.loads(body)["data"]
+    pictures = tuple(base64.b64decode(item["b64_json"], validate=True) for item in data)
+    if len(pictures) != n:
+        raise ValueError(f"{len(pictures)} pictures instead of {n}")
+    return pictures
+
+
+def _message(body: bytes) -> str:
+    """The server's own words, or the start of whatever it sent."""
+    try:
+        return str(json.loads(body)["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return body[:_MAX_ERROR_CHARS].decode("utf-8", "replace")
