@@ -140,7 +140,6 @@ class Runs:
         """`job` has ended: its task is cancelled at the next step boundary, its handoff freed now."""
         for worker in self._fleet.up():
             if worker.task is not None and worker.task.task_id == job.task_id:
-                worker.task.abandoned = True
                 self._owner.send(worker.worker_id, CancelTask(task_id=worker.task.task_id))
         handoff, job.handoff = job.handoff, None
         self._handoffs.free(handoff)
@@ -195,10 +194,8 @@ class Runs:
         return task
 
     def _job_of(self, task: Task) -> Job | None:
-        """The open job that still waits for `task`."""
-        if task.job_id is None or task.abandoned:
-            return None
-        return self._desk.book.job(task.job_id)
+        """The open job that waits for `task`; None for a warm-up, or if the job has ended meanwhile."""
+        return None if task.job_id is None else self._desk.book.job(task.job_id)
 
     def _stage_started(self, worker: Worker, task: Task, message: StageStarted) -> None:
         if task.stage_started or task.pending[:1] != (message.stage,):

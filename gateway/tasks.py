@@ -11,7 +11,6 @@ from planner.types import RunningTask, Shape
 class Task:
     """`job_id` is None for a warm-up. `n_ended` of `stages` have ended, `steps_done` of the running loop.
 
-    `abandoned`: its job has ended or moved on, only the worker's last word is waited for.
     `moved_at_s` is when it was last heard to get on; `stage_started` whether the next stage has begun.
     """
 
@@ -26,7 +25,6 @@ class Task:
     n_ended: int = 0
     steps_done: int = 0
     stage_started: bool = False
-    abandoned: bool = False
 
     @property
     def is_warm_up(self) -> bool:
@@ -37,10 +35,10 @@ class Task:
         return self.stages[self.n_ended :]
 
     def view(self) -> RunningTask:
-        """What the planner sees: an abandoned task and a warm-up keep their worker busy for nobody."""
+        """What the planner sees: a warm-up keeps its worker busy for nobody."""
         return RunningTask(
             task_id=self.task_id,
-            job_ids=() if self.job_id is None or self.abandoned else (self.job_id,),
+            job_ids=() if self.job_id is None else (self.job_id,),
             model=self.model,
             pending=self.pending,
             shape=self.shape,

@@ -7,6 +7,8 @@ import asyncio
 import pytest
 
 from tests.gateway.conftest import Bench, Start, until
+from wire.errors import HandoffLost
+from wire.handle import Handle
 
 
 async def leave(posted: asyncio.Task[object]) -> None:
@@ -68,3 +70,28 @@ async def test_a_worker_that_dies_on_a_cancelled_task(start: Start) -> None:
     await until(lambda: bench.fleet.n_deaths["cpu-0"] == 1)
     await assert_nothing_stays(bench)
     assert (await bench.post()).status == 200
+
+
+@pytest.mark.parametrize("is_lost", [False, True])
+async def test_a_client_that_leaves_while_its_picture_is_read(start: Start, is_lost: bool) -> None:
+    bench = await start()
+    reading, go_on = asyncio.Event(), asyncio.Event()
+    read = bench.engine.handoffs.read
+
+    async def slow_read(handle: Handle) -> bytes:
+        data = await read(handle)
+        reading.set()
+        await go_on.wait()
+        if is_lost:
+            raise HandoffLost(handle.name)
+        return data
+
+    bench.engine.handoffs.read = slow_read  # type: ignore[method-assign]
+    posted = bench.posted()
+    await reading.wait()
+    await leave(posted)
+    await until(lambda: not bench.engine.book.open_requests)
+    go_on.set()
+    await assert_nothing_stays(bench)
+    assert (await bench.post()).status == (200 if not is_lost else 500)
+    assert not bench.engine.failed.done()

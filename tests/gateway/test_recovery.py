@@ -169,8 +169,9 @@ async def test_a_lost_input_of_a_warm_up_is_made_again(start: Start) -> None:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-async def test_lies_change_nothing(start: Start, stage: str) -> None:
-    bench = await start((stage, "lie"), (stage, "lie"))
+@pytest.mark.parametrize("placement", ["auto", SPLIT], ids=["merged", "split"])
+async def test_lies_change_nothing(start: Start, stage: str, placement: object) -> None:
+    bench = await start((stage, "lie"), (stage, "lie"), placement=placement)
     await assert_served(bench)
     await assert_served(bench)
     await assert_clean(bench)
@@ -310,3 +311,28 @@ async def test_strangers_are_refused(start: Start, tmp_path: Path) -> None:
     await asyncio.wait_for(stranger.run(), 5)
     assert [type(message) for message in heard] == [Refused]
     assert (await bench.post()).status == 200
+
+
+async def test_a_held_job_is_woken_though_a_timer_came_early(start: Start) -> None:
+    bench = await start(("denoise", "hold"), n_workers=1)
+    first = bench.posted()
+    await until(lambda: bench.fleet.tasks())
+    second = bench.posted()
+    await until(lambda: bench.engine.book.n_waiting() == 1)
+    engine = bench.engine
+    (held,) = [job for job in engine.book if job.task_id is None]
+    held.hold_until_s = engine.now_s() + 0.05
+    bench.fleet.release.set()
+    assert (await first).status == (await second).status == 200
+
+
+async def test_a_duplicate_of_a_live_handoff_does_not_free_it(start: Start) -> None:
+    bench = await start(("text_encoder", "lie"), ("denoise", "hold"), placement=SPLIT)
+    posted = bench.posted()
+    await until(lambda: any(job.state == "diffusing" for job in bench.engine.book))
+    (job,) = bench.engine.book
+    assert job.handoff is not None
+    assert bench.store.get(job.handoff)
+    bench.fleet.release.set()
+    assert (await posted).status == 200
+    await assert_clean(bench)
