@@ -257,7 +257,7 @@ with open(root + "/pyproject.toml", "rb") as file:
 asked = [project["name"] + f"[{extra}]"] if extra else []
 lines = dict.fromkeys(wanted(project, project["dependencies"] + asked))
 if task == "check":
-    print("" if lack("kernels") else metadata.version("kernels"))
+    print(*{found.version for found in metadata.distributions(name="kernels")})
     print(", ".join(filter(None, map(lack, lines))))
 else:
     print("\n".join(lines))

@@ -17,9 +17,9 @@ ROOT = Path(__file__).resolve().parents[2]
 PYPROJECT = """
 [project]
 name = "triptych"
-dependencies = ["pytest>=1"]
+dependencies = []
 [project.optional-dependencies]
-bench = []
+bench = ["pytest>=1"]
 test = ["triptych[bench]", "pytest-asyncio>=1"]
 dev = ["triptych[test]", "mypy>=1"]
 """
@@ -56,6 +56,8 @@ case $1 in
     printf '%s\\n' "$*" >>"$FAKE_CALLS"
     if [[ $2 == venv ]]; then
       mkdir -p -- "$4/bin" && cp -- "$0" "$4/bin/python"
+    elif [[ $2 == pip && -n ${FAKE_PIP_WORKS-} ]]; then
+      exec REAL "$@"
     elif [[ $2 == pip ]]; then
       printf '%s\\n' "${FAKE_PIP_SAYS-}"
       if [[ -n ${FAKE_PIP_HANGS-} ]]; then exec sleep 60; fi
@@ -179,11 +181,13 @@ class Checkout:
 
 
 def network_less_pip(port: int) -> dict[str, str]:
-    """The environment in which pip's only index is a closed port of this machine.
+    """The environment in which the real pip runs, with a closed port of this machine for its only index.
 
     One retry, since it is the retries that make pip tell of a failed connection at all.
     """
     return {
+        "FAKE_PIP_WORKS": "1",
+        "PIP_DRY_RUN": "1",  # the environment that it would install into is the one of these tests
         "PIP_CONFIG_FILE": os.devnull,
         "PIP_INDEX_URL": f"http://127.0.0.1:{port}/simple",
         "PIP_RETRIES": "1",

@@ -172,13 +172,15 @@ def test_a_python_without_venv(recording: Checkout, module: str) -> None:
     assert recording.calls == []
 
 
-def test_no_network(checkout: Checkout) -> None:
-    """With the real venv and the real pip."""
-    checkout.add_real_python()
+def test_no_network(recording: Checkout) -> None:
+    text = (recording.root / "pyproject.toml").read_text()
+    (recording.root / "pyproject.toml").write_text(text.replace("pytest>=1", "no-such-thing>=1"))
+    (recording.root / "constraints.txt").write_text("no-such-thing==1.2\n")
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))  # bound and not listening: nothing else can take it
-        run = checkout.launch("models", environment=network_less_pip(closed.getsockname()[1]))
+        run = recording.launch("models", environment=network_less_pip(closed.getsockname()[1]))
     assert_one_line_after_making(run, 12, "no network", "--python")
+    assert not (recording.root / ".venv").exists()
 
 
 def test_a_full_disk_as_pip_tells_it(recording: Checkout) -> None:
