@@ -136,6 +136,7 @@ class ScriptedWorker:
         self._cancelled: set[str] = set()
         self._cancels = asyncio.Event()
         self._silent = False
+        self.n_said = 0
 
     async def run(self) -> None:
         """Until told to stop. Raises `Died`."""
@@ -166,6 +167,7 @@ class ScriptedWorker:
 
     async def _say(self, message: ToGateway) -> None:
         await self._socket.send(message)
+        self.n_said += 1
 
     async def _beat(self) -> None:
         while True:
@@ -329,6 +331,9 @@ class ScriptedFleet:
         self._endpoint = endpoint
         self._store = store
         self._lives: dict[str, asyncio.Task[None]] = {}
+        self._n_heard = dict.fromkeys(workers, 0)
+        self._hear = engine._hear
+        engine._hear = self._count  # type: ignore[method-assign]
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
@@ -354,8 +359,14 @@ class ScriptedFleet:
             if isinstance(message, RunTask) and not message.task_id.startswith("warm-up")
         ]
 
+    def _count(self, worker_id: str, message: ToGateway) -> None:
+        self._hear(worker_id, message)
+        if worker_id in self._n_heard:
+            self._n_heard[worker_id] += 1
+
     async def _keep(self, worker_id: str) -> None:
         while True:
+            self._n_heard[worker_id] = 0
             self._engine.worker_started(worker_id)
             worker = ScriptedWorker(
                 worker_id,
@@ -374,6 +385,11 @@ class ScriptedFleet:
                 return
             if not life.cancelled() and not isinstance(life.exception(), Died):
                 life.result()
+            # last words are heard before the death is noticed, or what a test sees would be a matter of luck
+            end_s = time.monotonic() + 1.0
+            while not life.cancelled() and self._n_heard[worker_id] < worker.n_said:
+                assert time.monotonic() < end_s
+                await asyncio.sleep(0.001)
             self.n_deaths[worker_id] += 1
             self._engine.worker_exited(worker_id, "killed by SIGKILL")
 
