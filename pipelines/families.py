@@ -70,13 +70,15 @@ def check_fields(family: Family, *, guidance_scale: float, negative_prompt: str 
     """Raises `FieldRefused` for a field that would have no effect or that the family cannot run with."""
     if not family.runs_unguided and not is_guided(family, guidance_scale):
         raise FieldRefused("guidance_scale", "guidance_scale must be above 1 for this model")
+    if family.guidance == "guider" and guidance_scale < 1.0:
+        raise FieldRefused("guidance_scale", "guidance_scale below 1 has no effect on this model; 1 is unguided")
     if negative_prompt is None:
         return
     if not family.takes_negative_prompt:
         raise FieldRefused("negative_prompt", "this model has no negative prompt")
     if not is_guided(family, guidance_scale):
         raise FieldRefused(
-            "negative_prompt", "negative_prompt has no effect when guidance_scale is 1 or less"
+            "negative_prompt", "negative_prompt has no effect when guidance_scale is 1"
         )
 
 

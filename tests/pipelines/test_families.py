@@ -49,6 +49,7 @@ def test_wan_takes_frames() -> None:
     [
         ("flux", 4.0, "blurry", "negative_prompt"),
         ("sd3", 1.0, "blurry", "negative_prompt"),
+        ("sd3", 0.5, None, "guidance_scale"),
         ("wan", 1.0, None, "guidance_scale"),
     ],
 )
