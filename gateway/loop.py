@@ -1,8 +1,8 @@
-"""The engine: feeds the planner, carries out its effects, hears the workers.
+"""The engine: hears the workers and the supervisor, and takes turns.
 
-One turn of `_turns` makes at most one decision, however many messages came before it. Everything between two
-awaits is atomic, and no handler awaits, so state needs no locks. What tasks do to their jobs is `runs`, what
-requests get is `desk`.
+One pass of `_turns` makes at most one decision (`turn`), however many messages came before it. Everything
+between two awaits is atomic, and no handler awaits, so state needs no locks. What tasks do to their jobs is
+`runs`, what requests get is `desk`.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from gateway.jobs import Job, JobBook
 from gateway.journal import Journal
 from gateway.metrics import Metrics
 from gateway.runs import Runs
+from gateway.turn import Turn
 from gateway.watch import overdue
 from pipelines.catalogue import Model, to_entry
 from pipelines.graph import StageGraph
-from planner.types import Effect, Evict, Load, Observation, Run, WakeAt
 from wire.codec import PROTOCOL_VERSION
 from wire.errors import MessageRefused
 from wire.sockets import GatewaySocket
@@ -42,7 +42,7 @@ from wire.to_gateway import (
     StagesLoaded,
     ToGateway,
 )
-from wire.to_worker import Describe, EvictStages, LoadStages, Refused, Stop, ToWorker, Welcome
+from wire.to_worker import Describe, Refused, Stop, ToWorker, Welcome
 
 log = logging.getLogger(__name__)
 
@@ -91,8 +91,7 @@ class Engine:
         self._dirty = asyncio.Event()
         self.desk = Desk(model, self.book, handoffs, self._accounts, changed=self._dirty.set, clock=clock)
         self._graph: StageGraph | None = None
-        self._planner: Planner | None = None
-        self._runs: Runs | None = None
+        self._turn: Turn | None = None
         self._describing: str | None = None
         self._stopping = False
         self._outbox: asyncio.Queue[tuple[str, ToWorker]] = asyncio.Queue(_MAX_OUTBOX)
@@ -122,9 +121,9 @@ class Engine:
             return self.desk.refusing.message
         if not self.fleet.up():
             return "no worker is up"
-        if self._runs is None:
+        if self._turn is None:
             return f"the stages of {self.name} are not known yet"
-        if missing := self._runs.warm_ups.missing(self.fleet):
+        if missing := self._turn.runs.warm_ups.missing(self.fleet):
             return f"{', '.join(missing)} of {self.name} is not loaded and warmed on any worker"
         return None
 
@@ -152,7 +151,7 @@ class Engine:
         worker.lost(self.now_s(), for_good=True)
         self._accounts.worker_changed(worker, self.now_s())
         left = {w.worker_id for w in self.fleet if w.state is not WorkerState.GIVEN_UP}
-        homeless = self._planner.homeless(left) if self._planner is not None else ()
+        homeless = self._turn.planner.homeless(left) if self._turn is not None else ()
         if not left:
             self._give_up(StartFailed(f"no worker can be kept running; {worker_id}: {reason}"))
         elif homeless:
@@ -187,9 +186,8 @@ class Engine:
             self.keeper.proved(worker.worker_id)
         if not self.ready.is_set() and self.not_ready_reason() is None:
             assert self._graph is not None
-            assert self._planner is not None
-            assert self._runs is not None
-            self.desk.open(self._graph, self._planner, self._runs)
+            assert self._turn is not None
+            self.desk.open(self._graph, self._turn.planner, self._turn.runs)
             self.ready.set()
 
     def warm_up_failed(self, worker: Worker, stage: str, reason: str) -> None:
@@ -239,8 +237,8 @@ class Engine:
             case Goodbye():
                 log.info("%s leaves: %s", worker_id, message.reason)
             case _:
-                if self._runs is not None:
-                    self._runs.heard(worker, message)
+                if self._turn is not None:
+                    self._turn.runs.heard(worker, message)
         self._dirty.set()
 
     def _greet(self, worker_id: str, worker: Worker | None, hello: Hello) -> None:
@@ -276,7 +274,7 @@ class Engine:
             return
         try:
             graph = msgspec.convert(message.graph, StageGraph)
-            self._planner = Planner(planner_config(self._config, graph), graph)
+            planner = Planner(planner_config(self._config, graph), graph)
         except (msgspec.ValidationError, StopIteration) as error:
             self._give_up(StartFailed(f"{worker.worker_id} described {self.name} wrongly: {error!r}"))
             return
@@ -284,13 +282,22 @@ class Engine:
             self._give_up(error)
             return
         self._graph = graph
-        self._runs = Runs(
+        runs = Runs(
             self,
             self.desk,
             graph=graph,
             model=self.model,
             fleet=self.fleet,
             handoffs=self.handoffs,
+            accounts=self._accounts,
+        )
+        self._turn = Turn(
+            self,
+            planner,
+            runs,
+            model=self.model,
+            fleet=self.fleet,
+            book=self.book,
             accounts=self._accounts,
         )
         log.info("%s has stages %s", self.name, ", ".join(graph.names))
@@ -315,8 +322,8 @@ class Engine:
             self._describing = None
         task = worker.lost(self.now_s())
         self._accounts.worker_changed(worker, self.now_s())
-        if task is not None and self._runs is not None:
-            self._runs.worker_lost(worker.worker_id, task, reason)
+        if task is not None and self._turn is not None:
+            self._turn.runs.worker_lost(worker.worker_id, task, reason)
         self._describe()
         self._dirty.set()
 
@@ -326,53 +333,15 @@ class Engine:
         while True:
             await self._dirty.wait()
             self._dirty.clear()
-            self._turn()
+            self._take_turn()
 
-    def _turn(self) -> None:
-        runs, planner = self._runs, self._planner
-        if runs is None or planner is None or self._stopping or self.failed.done():
+    def _take_turn(self) -> None:
+        if self._turn is None or self._stopping or self.failed.done():
             return
         if not self.ready.is_set() and any(w.state is WorkerState.STARTING for w in self.fleet):
             # placing the first worker alone would load everything on it; the others are about to come
             return
-        for worker in self.fleet:
-            if worker.is_free:
-                runs.warm_up(worker)
-        now_s = self.now_s()
-        held_until_s = [job.hold_until_s for job in self.book if job.hold_until_s > now_s]
-        if runs.warm_ups.hold_until_s > now_s:
-            held_until_s.append(runs.warm_ups.hold_until_s)
-        if held_until_s:
-            self.wake_at(min(held_until_s))
-        observation = Observation(
-            now_s=now_s,
-            jobs=tuple(job.view() for job in self.book if job.pending and job.hold_until_s <= now_s),
-            workers=self.fleet.views(),
-            models=planner.models,
-            finished=runs.take_samples(),
-        )
-        for effect in planner.decide(observation):
-            self._carry_out(effect, runs)
-
-    def _carry_out(self, effect: Effect, runs: Runs) -> None:
-        match effect:
-            case WakeAt():
-                self.wake_at(effect.at_s)
-                return
-            case Run():
-                job, worker = self.book.job(effect.jobs[0]), self.fleet[effect.workers[0]]
-                if job is None or not worker.is_free or not job.can_run(effect.stages):
-                    log.error("the planner's %r does not fit what it was shown", effect)
-                    return
-                runs.dispatch(worker, job, effect.stages)
-            case Load():
-                self.fleet[effect.worker].asked |= {(effect.model, stage) for stage in effect.stages}
-                load = LoadStages(model=effect.model, entry=self._entry, stages=effect.stages)
-                self.send(effect.worker, load)
-            case Evict():
-                self.fleet[effect.worker].resident -= {(effect.model, stage) for stage in effect.stages}
-                self.send(effect.worker, EvictStages(model=effect.model, stages=effect.stages))
-        self._accounts.effect(effect, self.now_s())
+        self._turn.take(self.now_s())
 
     # health
 
@@ -388,7 +357,8 @@ class Engine:
 
     def check_workers(self) -> None:
         """Kill the workers that are silent or stuck."""
-        for worker, reason in overdue(self.fleet, self._planner, self._config, self.now_s()):
+        planner = self._turn.planner if self._turn is not None else None
+        for worker, reason in overdue(self.fleet, planner, self._config, self.now_s()):
             self._kill(worker, reason)
 
     def _kill(self, worker: Worker, reason: str) -> None:

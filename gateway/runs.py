@@ -15,19 +15,12 @@ from typing import Any, Protocol
 from gateway.accounts import Accounts
 from gateway.decisions import shape_of
 from gateway.desk import Desk
-from gateway.errors import (
-    HandoffsLost,
-    InputRefused,
-    OutOfMemory,
-    PoisonRequest,
-    StageFailed,
-    StoreExhausted,
-)
 from gateway.fleet import Fleet, Worker
 from gateway.handoffs import Handoffs
 from gateway.jobs import Job
 from gateway.lifecycle import State
 from gateway.schema import warm_up_generation
+from gateway.setbacks import Setbacks, shown
 from gateway.tasks import Task
 from gateway.warmup import WarmUps
 from pipelines.catalogue import Model
@@ -48,10 +41,7 @@ from wire.to_worker import CancelTask, RunTask, ToWorker
 
 log = logging.getLogger(__name__)
 
-MAX_STORE_FULL = 5
-MAX_HANDOFF_LOST = 3
-STORE_FULL_HOLD_S = 0.1
-_MAX_REASON_CHARS = 300
+WARM_UP_HOLD_S = 1.0
 
 TaskMessage = StageStarted | StepDone | StageDone | TaskDone | TaskFailed | TaskCancelled
 
@@ -62,8 +52,6 @@ class Owner(Protocol):
     def now_s(self) -> float: ...
 
     def send(self, worker_id: str, message: ToWorker) -> None: ...
-
-    def wake_at(self, at_s: float) -> None: ...
 
     def deliver(self, job: Job) -> None: ...
 
@@ -88,6 +76,7 @@ class Runs:
     ) -> None:
         self._owner = owner
         self._desk = desk
+        self._setbacks = Setbacks(desk, handoffs, clock=owner.now_s)
         self._graph = graph
         self._fleet = fleet
         self._handoffs = handoffs
@@ -148,16 +137,11 @@ class Runs:
         """The worker that had `task` is gone: its job goes back, or ends if it is poison."""
         job = self._job_of(task)
         if job is not None:
-            self._work_lost(job, f"{worker_id} was lost ({reason})")
+            self._setbacks.work_lost(job, f"{worker_id} was lost ({reason})")
 
     def handoff_lost(self, job: Job) -> None:
-        """The file behind the job is gone: it starts over, a bounded number of times."""
-        job.n_handoff_lost += 1
-        if job.n_handoff_lost > MAX_HANDOFF_LOST:
-            self._desk.fail(job, HandoffsLost("handoff files of this request went missing repeatedly"))
-        else:
-            log.warning("job %s: its handoff is gone, starting over", job.job_id)
-            self._handoffs.free(job.rewind(self._owner.now_s(), handoff_lost=True))
+        """The file behind a job that no worker has is gone."""
+        self._setbacks.handoff_lost(job)
 
     def _send(
         self,
@@ -264,11 +248,11 @@ class Runs:
             self._handoffs.discard(message.output)
             return
         if not self._handoffs.own(message.output):
-            reason = "its output is the file of another task"
+            stage = task.stages[-1]
             if job:
-                self._desk.fail(job, StageFailed(f"{task.stages[-1]} failed: {reason}"))
+                self._setbacks.wrong_output(job, stage)
             else:
-                self._owner.warm_up_failed(worker, task.stages[-1], reason)
+                self._owner.warm_up_failed(worker, stage, "its output is the file of another task")
             return
         if job is None:
             if not self.warm_ups.ended(task.stages[-1], message.output):
@@ -284,62 +268,23 @@ class Runs:
 
     def _task_failed(self, worker: Worker, task: Task, message: TaskFailed) -> None:
         worker.task = None
-        reason = message.reason[:_MAX_REASON_CHARS]
         log.warning("%s: %s failed (%s): %s", worker.worker_id, message.stage, message.kind, message.reason)
         if task.is_warm_up:
-            self._warm_up_failed(worker, task, message.kind, reason)
-            return
-        job = self._job_of(task)
-        if job is None:
-            return
-        match message.kind:
-            case FailureKind.INPUT:
-                self._desk.fail(job, InputRefused(reason))
-            case FailureKind.OUT_OF_MEMORY:
-                self._desk.fail(job, OutOfMemory(f"{message.stage} ran out of memory: {reason}"))
-            case FailureKind.INTERNAL:
-                self._desk.fail(job, StageFailed(f"{message.stage} failed: {reason}"))
-            case FailureKind.HANDOFF_LOST:
-                self.handoff_lost(job)
-            case FailureKind.STORE_FULL:
-                self._store_full(job)
+            self._warm_up_failed(worker, task, message.kind, shown(message.reason))
+        elif job := self._job_of(task):
+            self._setbacks.task_failed(job, message)
 
     def _warm_up_failed(self, worker: Worker, task: Task, kind: FailureKind, reason: str) -> None:
         stage = task.stages[-1]
         if kind is FailureKind.HANDOFF_LOST and stage != self._graph.names[0]:
             self._handoffs.free(self.warm_ups.input_lost(stage, self._fleet))
         elif kind is FailureKind.STORE_FULL:
-            self.warm_ups.hold_until_s = self._owner.now_s() + 10 * STORE_FULL_HOLD_S
-            self._owner.wake_at(self.warm_ups.hold_until_s)
+            self.warm_ups.hold_until_s = self._owner.now_s() + WARM_UP_HOLD_S
         else:
             self._owner.warm_up_failed(worker, stage, reason)
-
-    def _store_full(self, job: Job) -> None:
-        """Others free their handoffs as they get on: wait a little, longer each time."""
-        job.n_store_full += 1
-        if job.n_store_full > MAX_STORE_FULL:
-            self._desk.fail(job, StoreExhausted("the handoff store stayed full over several attempts"))
-            return
-        now_s = self._owner.now_s()
-        job.hold_until_s = now_s + STORE_FULL_HOLD_S * 2**job.n_store_full
-        self._handoffs.free(job.rewind(now_s))
-        self._owner.wake_at(job.hold_until_s)
 
     def _task_cancelled(self, worker: Worker, task: Task, message: TaskCancelled) -> None:
         worker.task = None
         if job := self._job_of(task):
             # nobody asked for it: counted like a death, so that a worker cannot do so for ever
-            self._work_lost(job, f"{worker.worker_id} gave it up")
-
-    def _work_lost(self, job: Job, why: str) -> None:
-        stage = job.pending[0]
-        if job.died():
-            self._desk.fail(
-                job,
-                PoisonRequest(
-                    f"two workers were lost in {stage} of this request and it got no further in between"
-                ),
-            )
-            return
-        self._handoffs.free(job.rewind(self._owner.now_s()))
-        log.warning("job %s: %s in %s, it goes on from %s", job.job_id, why, stage, job.pending[0])
+            self._setbacks.work_lost(job, f"{worker.worker_id} gave it up")

@@ -51,7 +51,7 @@ async def ask(bench: Bench, draw: random.Random) -> int | None:
 async def test_each_request_is_answered_once(
     start: Start, seed: int, placement: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.runs.STORE_FULL_HOLD_S", 0.001)
+    monkeypatch.setattr("gateway.setbacks.STORE_FULL_HOLD_S", 0.001)
     draw = random.Random(seed)
     bench = await start(n_workers=3, placement=placement, heartbeat_timeout_s=0.4, max_queued_jobs=60)
     for _ in range(25):

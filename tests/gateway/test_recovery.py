@@ -10,7 +10,7 @@ import pytest
 
 from gateway.errors import OperatorError
 from gateway.fleet import WorkerState
-from gateway.runs import MAX_HANDOFF_LOST, MAX_STORE_FULL
+from gateway.setbacks import MAX_HANDOFF_LOST, MAX_STORE_FULL
 from tests.gateway.conftest import Bench, Start, until
 from tests.gateway.scripted import STAGES, Fates, ScriptedWorker, picture_of
 from tests.gateway.test_serving import error_of
@@ -135,7 +135,7 @@ async def test_a_full_store_is_tried_again(start: Start) -> None:
 
 
 async def test_a_store_that_stays_full_is_503(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.runs.STORE_FULL_HOLD_S", 0.001)
+    monkeypatch.setattr("gateway.setbacks.STORE_FULL_HOLD_S", 0.001)
     bench = await start(*[("decode", "fail:store_full")] * (MAX_STORE_FULL + 1))
     response = await bench.post()
     assert (response.status, (await error_of(response))["code"]) == (503, "handoff_store_full")
@@ -284,7 +284,7 @@ async def test_a_bug_of_ours_answers_everyone_and_ends_it(
     def broken(observation: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(bench.engine._planner, "decide", broken)
+    monkeypatch.setattr(bench.engine._turn.planner, "decide", broken)
     response = await bench.post()
     assert (response.status, (await error_of(response))["code"]) == (500, "internal_error")
     assert (await posted).status == 500

@@ -156,10 +156,9 @@ def test_another_model_is_not_found() -> None:
     assert (refused.value.param, refused.value.http_status) == ("model", 404)
 
 
-@pytest.mark.parametrize("guidance", [0.0, 1.0])
-def test_a_negative_prompt_without_guidance_is_refused(guidance: float) -> None:
+def test_a_negative_prompt_without_guidance_is_refused() -> None:
     with pytest.raises(InvalidRequest) as refused:
-        resolved(negative_prompt="blue", guidance_scale=guidance)
+        resolved(negative_prompt="blue", guidance_scale=1.0)
     assert refused.value.param == "negative_prompt"
 
 
