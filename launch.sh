@@ -23,8 +23,6 @@ die() {
   exit "$code"
 }
 
-# ---------------------------------------------------------------------------------------------- help
-
 help_overall() {
   cat <<'TEXT'
 Usage: ./launch.sh COMMAND [flags]
@@ -121,8 +119,6 @@ Other arguments go to `python -m pipelines`; `./launch.sh models -- --help` list
 TEXT
 }
 
-# ----------------------------------------------------------------------------------------- arguments
-
 # Sets `gpus` from "0-3,6" to (0 1 2 3 6).
 parse_gpus() {
   local list=$1 part first last index
@@ -176,7 +172,7 @@ parse_arguments() {
     [[ -n $value ]] || die "$EXIT_USAGE" "$flag needs a value"
     case $flag in
       --python) given_python=$value ;;
-      --model) models+=("$value") ;;
+      --model) model=$value ;;
       --host) host=$value ;;
       --gpus)
         gpus=()
@@ -197,8 +193,6 @@ parse_arguments() {
   ((${#gpus[@]} == 0 || cpu_workers == 0)) ||
     die "$EXIT_USAGE" "--gpus and --cpu exclude each other: a server's workers are all of one kind"
 }
-
-# -------------------------------------------------------------------------------------------- Python
 
 # Prints "3.11" for an interpreter that starts, nothing for one that does not (a version manager's shim).
 python_version() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null; }
@@ -288,8 +282,6 @@ use_given_python() {
   [[ -z $lacking ]] || die "$EXIT_PACKAGES" "$python lacks $lacking"
 }
 
-# ------------------------------------------------------------------------------------------- the .venv
-
 dependencies_hash() { cat -- "$root/pyproject.toml" "$root/constraints.txt" | sha256sum | cut -c1-64; }
 
 # Is .venv whole, made from today's dependency files, and does its Python still start as what it was?
@@ -342,7 +334,7 @@ die_of_install() {
   mapfile -t lines <<<"$output"
   for line in "${lines[@]}"; do
     ((${#errors[@]})) || [[ $line =~ ^[[:space:]]*(ERROR|Error|error): ]] || continue
-    [[ -z $line || $line == exit\ * ]] || errors+=("$line")
+    [[ -z $line ]] || errors+=("$line")
   done
   ((${#errors[@]})) || errors=("${lines[@]}")
   printf '%s\n' "${errors[@]:0:5}" >&2
@@ -414,8 +406,6 @@ fill_venv() {
   fi
   exec 9<&-
 }
-
-# ---------------------------------------------------------------------------------------------- checks
 
 # Binds as the server will, so that what is found is what the server would meet.
 check_address() {
@@ -505,8 +495,8 @@ choose_workers() {
   say "no GPU found: $cpu_workers CPU $( ((cpu_workers == 1)) && printf worker || printf workers) (--cpu chooses)"
 }
 
-check_models() {
-  local names name catalogues=() index
+check_model() {
+  local names catalogues=() index
   # further catalogues on the command line hold models that the built-in one does not
   for ((index = 0; index < ${#rest[@]}; index++)); do
     case ${rest[index]} in
@@ -515,20 +505,18 @@ check_models() {
     esac
   done
   names=$("$python" -m pipelines names "${catalogues[@]}") || die 1 "the catalogue of models cannot be read"
-  for name in "${models[@]}"; do
-    [[ $'\n'$names$'\n' == *$'\n'"$name"$'\n'* ]] ||
-      die "$EXIT_MODEL" "there is no model '$name'; known: ${names//$'\n'/, }"
-  done
+  [[ $'\n'$names$'\n' == *$'\n'"$model"$'\n'* ]] ||
+    die "$EXIT_MODEL" "there is no model '$model'; known: ${names//$'\n'/, }"
 }
 
-# -------------------------------------------------------------------------------------------- commands
-
 run_server_command() {
-  local count workers=() flags=() name
+  local count workers list
   if [[ $command == serve ]]; then
     # before an install of minutes, not after it
     if [[ -n $given_python ]]; then
       check_address "$python"
+    elif [[ -n $(python_version "$venv/bin/python") ]]; then
+      check_address "$venv/bin/python"
     else
       find_python
       check_address "$base_python"
@@ -542,19 +530,18 @@ run_server_command() {
     if ((${#gpus[@]})) || [[ -e /dev/nvidiactl && cpu_workers -eq 0 ]]; then count=$(torch_gpus); else count=0; fi
     check_gpus "$count"
   fi
-  check_models
+  check_model
   choose_workers "$count"
   if ((cpu_workers)); then
     workers=(--cpu "$cpu_workers")
   else
-    printf -v name '%s,' "${gpus[@]}"
-    workers=(--gpus "${name%,}")
+    printf -v list '%s,' "${gpus[@]}"
+    workers=(--gpus "${list%,}")
   fi
-  for name in "${models[@]}"; do flags+=(--model "$name"); done
   if [[ $command == serve ]]; then
-    exec "$python" -m gateway --host "$host" --port "$port" "${flags[@]}" "${workers[@]}" "${rest[@]}"
+    exec "$python" -m gateway --host "$host" --port "$port" --model "$model" "${workers[@]}" "${rest[@]}"
   fi
-  exec "$python" -m bench demo "${workers[@]}" "${flags[@]}" "${rest[@]}"
+  exec "$python" -m bench demo "${workers[@]}" --model "$model" "${rest[@]}"
 }
 
 run_tests() {
@@ -584,7 +571,7 @@ main() {
   root=$(dirname -- "$script")
   venv=$root/.venv
   python='' base_python='' output=''
-  given_python='' host=127.0.0.1 port=8000 cpu_workers=0 gpus=() models=() rest=()
+  given_python='' host=127.0.0.1 port=8000 cpu_workers=0 model=triptych-emoji gpus=() rest=()
   (($#)) || set -- --help
   command=$1
   shift
@@ -598,7 +585,6 @@ main() {
     *) die "$EXIT_USAGE" "unknown command '$command': serve, demo, test or models; see ./launch.sh --help" ;;
   esac
   parse_arguments "$@"
-  ((${#models[@]})) || models=(triptych-emoji)
   # The checkout is on the path and the current directory is not, so that files named on the command line
   # are looked for where the user is, and a folder there called `bench` or `worker` is not taken for ours.
   export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} PYTHONSAFEPATH=1

@@ -84,6 +84,7 @@ def test_it_needs_no_python_on_path_once_made(recording: Checkout) -> None:
     recording.launch("models")
     (recording.programs / "python3").unlink()
     assert recording.launch("models").stdout == "catalogue list\n"
+    assert recording.launch("serve", "--port", "0").returncode == 0
 
 
 def test_an_interrupted_install_is_not_believed(recording: Checkout) -> None:
@@ -132,9 +133,6 @@ def test_an_environment_of_someone_else_stays(recording: Checkout) -> None:
     assert_one_line_after_making(recording.launch("models"), 14, "not of launch.sh's making", "--python")
     assert own.exists()
     assert recording.calls == []
-
-
-# ------------------------------------------------------------------------------------- what can go wrong
 
 
 def assert_one_line_after_making(run: subprocess.CompletedProcess[str], code: int, *words: str) -> None:

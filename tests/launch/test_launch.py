@@ -53,9 +53,6 @@ def gpus(checkout: Checkout) -> None:
     )
 
 
-# -------------------------------------------------------------------------------------------------- help
-
-
 @pytest.mark.parametrize("arguments", [(), ("--help",), ("-h",), ("help",)])
 def test_help_names_every_command(checkout: Checkout, arguments: tuple[str, ...]) -> None:
     run = checkout.launch(*arguments)  # there is no Python on this PATH
@@ -80,9 +77,6 @@ def test_help_tells_every_exit_code(checkout: Checkout) -> None:
     assert all(f" {code} " in text.replace("\n", " ") for code in codes)
 
 
-# ------------------------------------------------------------------------------------------- wrong usage
-
-
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -105,9 +99,6 @@ def test_wrong_usage_ends_with_2(
     checkout: Checkout, arguments: tuple[str, ...], words: tuple[str, ...]
 ) -> None:
     assert_one_line(checkout.launch(*arguments), 2, *words)
-
-
-# ------------------------------------------------------------------------------------- what is passed on
 
 
 def test_serve_passes_its_defaults(checkout: Checkout) -> None:
@@ -168,9 +159,6 @@ def test_models_lists(checkout: Checkout) -> None:
     assert checkout.launch("models", *HERE, "check", "x").stdout == "catalogue check x\n"
 
 
-# --------------------------------------------------------------------------------- where it is run from
-
-
 def test_any_current_directory_and_a_symlink(checkout: Checkout, tmp_path: Path) -> None:
     elsewhere = tmp_path / "some where"
     # a package of the same name in the current directory is not taken for ours
@@ -197,9 +185,6 @@ def test_signals_reach_the_program_itself(checkout: Checkout) -> None:
         assert answer["pid"] == process.pid
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=20) == 7
-
-
-# --------------------------------------------------------------------------------------------- workers
 
 
 @pytest.mark.parametrize(("cores", "workers"), [(1, 1), (2, 2), (16, 2)])
@@ -251,9 +236,6 @@ def test_a_driver_that_does_not_answer_is_no_gpu(checkout: Checkout) -> None:
     )
 
 
-# ------------------------------------------------------------------------------- what can be told early
-
-
 def test_a_busy_port_is_told_before_anything_is_made(checkout: Checkout, busy_port: int) -> None:
     checkout.add_recording_python()
     run = checkout.launch("serve", "--port", str(busy_port), "--cpu", "1")
@@ -298,9 +280,6 @@ def test_a_distribution_named_kernels(checkout: Checkout, command: str) -> None:
     assert_one_line(checkout.launch(command, *HERE), 19, "kernels 0.9", "pip uninstall kernels")
 
 
-# -------------------------------------------------------------------------------------------- --python
-
-
 def test_python_that_lacks_packages(checkout: Checkout) -> None:
     text = (checkout.root / "pyproject.toml").read_text()
     (checkout.root / "pyproject.toml").write_text(
@@ -330,9 +309,6 @@ def test_python_by_a_relative_path(checkout: Checkout, tmp_path: Path) -> None:
     relative = os.path.relpath(checkout.programs / "python3", tmp_path)
     run = checkout.launch("test", "--python", relative, cwd=tmp_path)
     assert told(run)["folder"] == str(checkout.root)
-
-
-# ------------------------------------------------------------------------------------------ constraints
 
 
 def test_every_requirement_is_pinned() -> None:
