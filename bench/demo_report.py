@@ -18,7 +18,7 @@ from bench.demo import Demo, Phase
 from bench.load import Result
 from bench.mix import SHOWN
 from bench.stats import percentile
-from bench.timeline import Panel, panel
+from bench.timeline import Panel, panel, share_at
 from bench.timeline_plot import draw
 
 _WAITS = ("queue", "wait_diffuse", "wait_decode")
@@ -115,6 +115,9 @@ def _shift_lines(demo: Demo) -> Iterator[str]:
         yield f"at {change.at_s - auto.start_s:.1f} s {change.places}"
         for reason in dict.fromkeys(f"{effect.reason}: {effect.detail}" for effect in change.effects):
             yield f"    {reason}"
+        before = share_at(auto.shares, change.at_s)
+        if before is not None:
+            yield f"    by the journal denoise had taken {before:.0%} of the workers' busy time lately"
 
 
 def _file_name(result: Result, index: int) -> str:

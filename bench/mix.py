@@ -15,7 +15,6 @@ from pathlib import Path
 from bench.journal import Journal, PlacementChange, placement_changes, read_journal
 from bench.load import Clock, TimedRequest
 from pipelines.catalogue import Model
-from planner.placement import Role
 from planner.review import past_boundary
 from planner.types import PlannerConfig
 
@@ -136,7 +135,8 @@ def shift_steps(journal: Journal, model: Model, *, n_workers: int) -> ShiftSteps
 class Shift:
     """The third phase's requests: few-step ones until the stages are split, then many-step ones until not.
 
-    Each half goes on for `after` requests behind the change, and ends after `limit_s` without one.
+    Each half goes on for `after` requests behind its change (a number for each half), and ends after
+    `limit_s` without one.
     """
 
     def __init__(
@@ -145,7 +145,7 @@ class Shift:
         few: Sequence[TimedRequest],
         many: Sequence[TimedRequest],
         *,
-        after: int = 6,
+        after: tuple[int, int] = (10, 4),
         limit_s: float = 45.0,
         clock: Clock = time.monotonic,
         on_change: Callable[[str], None] | None = None,
@@ -161,13 +161,13 @@ class Shift:
         self._seen: PlacementChange | None = None
 
     def __iter__(self) -> Iterator[TimedRequest]:
-        for half, wanted in zip(self._halves, (Role.REST, Role.EVERY), strict=True):
+        for half, after, wanted in zip(self._halves, self._after, ("split", "colocated"), strict=True):
             deadline_s = self._clock() + self._limit_s
             changed_at: int | None = None
             for sent, request in zip(count(), cycle(half), strict=False):
-                if changed_at is None and self._is_placed(colocated=wanted is Role.EVERY):
+                if changed_at is None and self._is_placed(colocated=wanted == "colocated"):
                     changed_at = sent
-                is_over = changed_at is not None and sent >= changed_at + self._after
+                is_over = changed_at is not None and sent >= changed_at + after
                 if (is_over and sent >= len(half)) or self._clock() > deadline_s:
                     break
                 yield request

@@ -141,6 +141,14 @@ class Node:
         self._process = None
         return problems
 
+    def worker_environment(self) -> dict[str, str]:
+        """The environment of one of its workers. Raises `NodeFailed` if it has none."""
+        for pid in _children(self._process.pid) if self._process is not None else ():
+            with contextlib.suppress(OSError):
+                entries = Path(f"/proc/{pid}/environ").read_bytes().decode("utf-8", "replace").split("\0")
+                return dict(entry.split("=", 1) for entry in entries if "=" in entry)
+        raise NodeFailed("the gateway has no worker")
+
     def log_tail(self) -> str:
         """The last lines of the gateway's log."""
         with contextlib.suppress(OSError):
