@@ -71,7 +71,7 @@ def check_fields(family: Family, *, guidance_scale: float, negative_prompt: str 
     if not family.runs_unguided and not is_guided(family, guidance_scale):
         raise FieldRefused("guidance_scale", "guidance_scale must be above 1 for this model")
     if family.guidance == "guider" and guidance_scale < 1.0:
-        raise FieldRefused("guidance_scale", "guidance_scale below 1 has no effect on this model; 1 is unguided")
+        raise FieldRefused("guidance_scale", "guidance_scale must be at least 1, which is unguided")
     if negative_prompt is None:
         return
     if not family.takes_negative_prompt:
