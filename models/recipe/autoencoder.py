@@ -1,0 +1,160 @@
+"""Owns the picture autoencoder: its architecture, its training and the statistics of its latents."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from diffusers.models.downsampling import Downsample2D
+from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.upsampling import Upsample2D
+from torch import nn
+
+from models.recipe.optimizer import Optimizer
+from models.recipe.training import Checkpoint, Lanes, cosine_lr, log
+
+LATENT_CHANNELS = 16
+# Training sees crops first, which cost a quarter and teach as much, then whole pictures.
+CROP_STEPS, CROP_BATCH, CROP_PX = 1200, 8, 64
+WHOLE_STEPS, WHOLE_BATCH, WHOLE_PX = 250, 4, 128
+STEPS = CROP_STEPS + WHOLE_STEPS
+PEAK_LR = 3e-3
+# Weights against the mean squared error: absolute errors, errors of edges, and the Kullback-Leibler term.
+ABSOLUTE_WEIGHT, EDGE_WEIGHT, KL_WEIGHT = 0.1, 0.1, 1e-5
+# Logarithm of the variance that the posterior starts with: little noise, so that colours are learned at once.
+FIRST_LOGVAR = -6.0
+# Largest random shift of a training picture, in pixels.
+SHIFT_PX = 6
+CHECKPOINT_S = 60.0
+
+
+def build() -> AutoencoderKL:
+    """A fresh autoencoder: RGB in [-1, 1] of (n, 3, h, w) to latents of (n, 16, h / 8, w / 8) and back.
+
+    It starts close to a linear map: residual branches at zero, changes of size as averaging and repeating.
+    From torch's own start the same training needs several times the steps to find the colours.
+    """
+    model = AutoencoderKL(
+        in_channels=3,
+        out_channels=3,
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(32, 32, 64, 96),
+        layers_per_block=1,
+        latent_channels=LATENT_CHANNELS,
+        norm_num_groups=8,
+        sample_size=128,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+        force_upcast=False,
+    )
+    for module in model.modules():
+        if isinstance(module, ResnetBlock2D):
+            nn.init.zeros_(module.conv2.weight)
+            if module.conv_shortcut is not None:
+                nn.init.orthogonal_(module.conv_shortcut.weight)
+        elif isinstance(module, Downsample2D):
+            _add_identity(module.conv.weight, slice(0, 2), 0.25)
+        elif isinstance(module, Upsample2D):
+            _add_identity(module.conv.weight, slice(1, 2), 1.0)
+    noise = model.encoder.conv_out
+    nn.init.zeros_(noise.weight.data[LATENT_CHANNELS:])
+    nn.init.constant_(noise.bias.data[LATENT_CHANNELS:], FIRST_LOGVAR)
+    return model
+
+
+@torch.no_grad()
+def _add_identity(kernel: torch.Tensor, taps: slice, gain: float) -> None:
+    """Halves a convolution kernel (c, c, 3, 3) and adds ``gain`` from each channel to itself at the taps."""
+    channels = torch.arange(len(kernel))
+    kernel.mul_(0.5)
+    kernel[channels, channels, taps, taps] += gain
+
+
+def to_model_range(pictures: np.ndarray) -> torch.Tensor:
+    """uint8 pictures (n, h, w, 3) to float RGB in [-1, 1], (n, 3, h, w)."""
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+
+
+def augmented(pictures: torch.Tensor, side_px: int, draw: torch.Generator) -> torch.Tensor:
+    """Square crops (n, 3, side, side) of pictures (n, 3, h, w) shifted over white and mirrored at random."""
+    padded = nn.functional.pad(pictures, (SHIFT_PX,) * 4, value=1.0)
+    corners = torch.randint(0, padded.shape[-1] - side_px + 1, (len(pictures), 2), generator=draw).tolist()
+    mirrored = (torch.rand(len(pictures), generator=draw) < 0.5).tolist()
+    crops = [
+        picture[:, top : top + side_px, left : left + side_px]
+        for picture, (top, left) in zip(padded, corners, strict=True)
+    ]
+    return torch.stack([crop.flip(-1) if flip else crop for crop, flip in zip(crops, mirrored, strict=True)])
+
+
+def loss_of(model: AutoencoderKL, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Training loss and mean squared error (both scalars) of a batch of pictures in [-1, 1]."""
+    posterior = model.encode(batch).latent_dist
+    error = model.decode(posterior.sample()).sample - batch
+    kl = 0.5 * (posterior.mean.square() + posterior.var - 1.0 - posterior.logvar).mean()
+    # Errors of neighbouring differences weigh on the edges, which flat-coloured art lives by.
+    edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
+    squared = error.square().mean()
+    return squared + ABSOLUTE_WEIGHT * error.abs().mean() + EDGE_WEIGHT * edges + KL_WEIGHT * kl, squared
+
+
+def train(pictures: np.ndarray, taught: int, work: Path, device: torch.device, lanes: Lanes) -> AutoencoderKL:
+    """Trains on uint8 pictures (n, 128, 128, 3), half of each batch from the first ``taught``; resumes."""
+    torch.manual_seed(0)
+    model = build().to(device, memory_format=torch.channels_last)
+    ends = [p for half in (model.encoder, model.decoder) for p in (half.conv_in.weight, half.conv_out.weight)]
+    optimizer = Optimizer(list(model.parameters()), ends, lanes.pool)
+    checkpoint = Checkpoint(work / "autoencoder.pt", CHECKPOINT_S, model=model, optimizer=optimizer)
+    step = checkpoint.load(device)
+    draw = torch.Generator().manual_seed(step)
+    data = to_model_range(pictures)
+    began, squared_sum = time.perf_counter(), 0.0
+    while step < STEPS:
+        size, side_px = (CROP_BATCH, CROP_PX) if step < CROP_STEPS else (WHOLE_BATCH, WHOLE_PX)
+        of_taught = torch.randint(0, taught, (size // 2,), generator=draw)
+        of_all = torch.randint(0, len(data), (size - size // 2,), generator=draw)
+        batch = augmented(data[torch.cat([of_taught, of_all])], side_px, draw)
+        batch = batch.to(device, memory_format=torch.channels_last)
+        squared_sum += lanes.step(model, lambda share: loss_of(model, share), [batch])
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        lr = cosine_lr(step, STEPS, PEAK_LR, warmup=30)
+        optimizer.step(lr, lr)
+        step += 1
+        if step % 50 == 0:
+            log(f"autoencoder step {step}/{STEPS} psnr {psnr_db(squared_sum / 50):.2f} dB", began)
+            squared_sum = 0.0
+        checkpoint.tick(step)
+    checkpoint.save(step)
+    return model.eval()
+
+
+def psnr_db(squared_error: float) -> float:
+    """Peak signal-to-noise ratio in dB of a mean squared error between pictures in [-1, 1]."""
+    return float(10.0 * np.log10(4.0 / squared_error))
+
+
+@torch.no_grad()
+def encode(model: AutoencoderKL, pictures: torch.Tensor) -> torch.Tensor:
+    """Most likely latents (n, 16, h / 8, w / 8), unscaled, of pictures (n, 3, h, w) in [-1, 1]."""
+    device = next(model.parameters()).device
+    return torch.cat(
+        [model.encode(part.to(device)).latent_dist.mode().cpu() for part in torch.split(pictures, 16)]
+    )
+
+
+@torch.no_grad()
+def decode(model: AutoencoderKL, latents: torch.Tensor) -> torch.Tensor:
+    """Pictures (n, 3, h, w) in [-1, 1] of unscaled latents (n, 16, h / 8, w / 8)."""
+    device = next(model.parameters()).device
+    return torch.cat(
+        [model.decode(part.to(device)).sample.clamp(-1, 1).cpu() for part in torch.split(latents, 16)]
+    )
+
+
+def set_latent_statistics(model: AutoencoderKL, latents: torch.Tensor) -> None:
+    """Writes shift and scaling factor so that scaled latents have mean 0 and standard deviation 1."""
+    model.register_to_config(
+        shift_factor=round(float(latents.mean()), 4), scaling_factor=round(1.0 / float(latents.std()), 4)
+    )
