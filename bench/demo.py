@@ -79,7 +79,10 @@ class Demo:
 
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig:
-    """`workers`: the gateway's flags for two workers, `worker_ids` what it will call them."""
+    """`workers`: the gateway's flags for two workers, `worker_ids` what it will call them.
+
+    `shift_limit_s`: how long each half of the last phase waits for the rule to move stages.
+    """
 
     name: str
     model: Model
@@ -87,6 +90,7 @@ class DemoConfig:
     worker_ids: tuple[str, str]
     out: Path
     flags: tuple[str, ...] = ()
+    shift_limit_s: float = 45.0
 
 
 def start_node(config: NodeConfig, on_wait: OnWait) -> AbstractAsyncContextManager[RunningNode]:
@@ -182,6 +186,7 @@ async def _shifting(config: DemoConfig, console: Console, start: StartNode, step
                 node.journal,
                 shift_requests(config.model, steps.few),
                 shift_requests(config.model, steps.many),
+                limit_s=config.shift_limit_s,
                 on_change=show.note,
             )
             results = await closed_loop(

@@ -146,7 +146,7 @@ class Shift:
         many: Sequence[TimedRequest],
         *,
         after: tuple[int, int] = (10, 4),
-        limit_s: float = 45.0,
+        limit_s: float,
         clock: Clock = time.monotonic,
         on_change: Callable[[str], None] | None = None,
     ) -> None:

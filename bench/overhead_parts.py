@@ -41,7 +41,7 @@ def request_parts_ms(result: Result, journal: Journal) -> dict[str, float]:
     accepted_s = end.at_s - end.times_s["total"]
     busy_s = sum(span.seconds for span in spans)
     seconds = {
-        "HTTP, validation": accepted_s - result.sent_s,
+        "HTTP, validation": accepted_s - result.due_s,
         "queue, dispatch": first.started_s - first.overhead_s - accepted_s,
         "unpack, pack": first.overhead_s,
         **{kind: _of_kind(spans, kind) for kind in ("encode", "diffuse", "decode")},

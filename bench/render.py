@@ -21,14 +21,19 @@ class CannotRender(Exception):
 
 def render_file(raw: Path) -> Path:
     """Write the table of the JSON file `raw` beside it as .md; returns that file. Raises `CannotRender`."""
+    text = rendered(raw)
+    file = raw.with_suffix(".md")
+    file.write_text(text, "utf-8")
+    return file
+
+
+def rendered(raw: Path) -> str:
+    """The table of the JSON file `raw`. Raises `CannotRender`."""
     try:
         result = json.loads(raw.read_text("utf-8"))
-        text = _RENDERERS[result["benchmark"]](result)
+        return _RENDERERS[result["benchmark"]](result)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CannotRender(f"{raw}: {error!r}") from error
-    rendered = raw.with_suffix(".md")
-    rendered.write_text(text, "utf-8")
-    return rendered
 
 
 def overhead(result: dict[str, Any]) -> str:
