@@ -10,7 +10,7 @@ import time
 
 from aiohttp import web
 
-from gateway.errors import WrongContentType
+from gateway.errors import InvalidRequest, WrongContentType
 from gateway.jobs import Request
 from gateway.keys import ENGINE, REQUEST_ID
 from gateway.schema import parse_images_request, resolve
@@ -25,17 +25,21 @@ async def post_images(request: web.Request) -> web.Response:
     engine = request.app[ENGINE]
     if request.content_type != "application/json":
         raise WrongContentType(f"the body must be application/json, not {request.content_type}")
-    asked = parse_images_request(await request.read())
+    try:
+        body = await request.read()
+    except web.RequestPayloadError as error:
+        raise InvalidRequest("the body cannot be decoded", code="invalid_body") from error
+    asked = parse_images_request(body)
     generations, (width_px, height_px) = resolve(asked, engine.name, engine.model, draw=_draw)
     done = await engine.desk.generate(generations, slo_ms=asked.slo_ms, request_id=REQUEST_ID.get())
     n_bytes = sum(len(job.picture or b"") for job in done.jobs)
     size = f"{width_px}x{height_px}"
     if n_bytes < _THREAD_FROM_BYTES:
-        body = _rendered(done, size)
+        reply = _rendered(done, size)
     else:
-        body = await asyncio.to_thread(_rendered, done, size)
+        reply = await asyncio.to_thread(_rendered, done, size)
     return web.Response(
-        body=body,
+        body=reply,
         content_type="application/json",
         headers={"Server-Timing": server_timing(done.slowest)},
     )

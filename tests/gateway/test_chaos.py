@@ -67,7 +67,9 @@ async def test_each_request_is_answered_once(
     bench.engine.book.check()
     counted = bench.engine.book.statistics()
     assert counted["accepted"] + counted["requests_rejected"] <= 40
-    assert counted["requests_done"] == statuses.count(200)
+    # a client may leave when its pictures are done and not yet read
+    n_answered, n_left = statuses.count(200), statuses.count(None)
+    assert n_answered <= counted["requests_done"] <= n_answered + n_left
     assert bench.n_files == bench.engine.handoffs.statistics()["files"] == 2
     response = await bench.post(seed=1)
     assert response.status == 200

@@ -20,7 +20,7 @@ from gateway.errors import (
 )
 
 
-def subclasses(root: type) -> Iterator[type]:
+def subclasses(root: type[GatewayError]) -> Iterator[type[GatewayError]]:
     for child in root.__subclasses__():
         yield child
         yield from subclasses(child)
@@ -41,7 +41,7 @@ def test_the_drawing_names_every_class() -> None:
     assert [c.__name__ for c in [GatewayError, *CLASSES] if c.__name__ not in drawn] == []
 
 
-@pytest.mark.parametrize("kind", LEAVES, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", LEAVES, ids=str)
 def test_each_error_renders_in_the_shape_of_openai(kind: type[ApiError]) -> None:
     error = made(kind)
     body = error.body()["error"]
@@ -52,7 +52,7 @@ def test_each_error_renders_in_the_shape_of_openai(kind: type[ApiError]) -> None
         assert int(error.headers()["Retry-After"]) >= 1
 
 
-@pytest.mark.parametrize("kind", LEAVES, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", LEAVES, ids=str)
 def test_each_error_has_one_fault_and_a_fitting_status(kind: type[ApiError]) -> None:
     faults = [fault for fault in (ClientError, OurError, PeerError) if issubclass(kind, fault)]
     assert len(faults) == 1
@@ -81,4 +81,5 @@ def test_an_error_keeps_what_it_was_given() -> None:
 def test_the_operators_errors_carry_exit_codes() -> None:
     assert ConfigRefused("port", "is 70000").exit_code == 2
     assert str(ConfigRefused("port", "is 70000")) == "port: is 70000"
-    assert {c.exit_code for c in subclasses(OperatorError)} == {1, 2}
+    codes = {c.exit_code for c in subclasses(OperatorError) if issubclass(c, OperatorError)}
+    assert codes == {1, 2}

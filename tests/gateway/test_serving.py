@@ -219,3 +219,10 @@ async def test_the_journal_tells_it_all_without_the_prompt(start: Start, tmp_pat
     assert all(e["ended_at_s"] > e["started_at_s"] for e in stages)
     assert {e["effect"] for e in events if e["event"] == "effect"} == {"load", "run"}
     assert [e["state"] for e in events if e["event"] == "worker"][-2:] == ["up", "up"]
+
+
+async def test_a_body_that_cannot_be_decoded(start: Start) -> None:
+    bench = await start(wait_ready=False)
+    headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+    response = await bench.client.post("/v1/images/generations", data=b"nonsense", headers=headers)
+    assert (response.status, (await error_of(response))["code"]) == (400, "invalid_body")

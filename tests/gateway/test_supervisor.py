@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,10 @@ def alive(pid: int) -> bool:
     return True
 
 
+def has_said(log: Log, n: int) -> bool:
+    return len(log.said) >= n
+
+
 async def test_a_worker_that_never_comes_up_is_given_up() -> None:
     log = Log()
     async with supervised("exit 3", log):
@@ -66,7 +71,7 @@ async def test_a_worker_that_proved_itself_is_started_for_ever() -> None:
     async with supervised("exit 3", log, max_start_failures=2) as supervisor:
         for n in range(1, 6):
             supervisor.proved("cpu-0")
-            await until(lambda n=n: len(log.said) >= 2 * n)
+            await until(partial(has_said, log, 2 * n))
             supervisor.proved("cpu-0")
         assert all(said[0] != "given up" for said in log.said)
         assert supervisor.statistics()["cpu-0"] >= 3
