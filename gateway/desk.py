@@ -102,7 +102,9 @@ class Desk:
         Cancellation leaves the file to the job.
         """
         handoff = job.handoff
-        assert handoff is not None
+        if handoff is None:
+            # its request ended between the task's making and its first step
+            return
         try:
             picture = await self._handoffs.read(handoff)
         except (HandoffLost, OSError):
