@@ -95,7 +95,8 @@ class Engine:
         self._describing: str | None = None
         self._stopping = False
         self._outbox: asyncio.Queue[tuple[str, ToWorker]] = asyncio.Queue(_MAX_OUTBOX)
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        self._timer_due_s = 0.0
         self._group: asyncio.TaskGroup | None = None
         metrics.watch(self.fleet, self.book)
 
@@ -168,10 +169,11 @@ class Engine:
         loop = asyncio.get_running_loop()
         when = loop.time() + max(0.0, at_s - self.now_s())
         if self._timer is not None:
-            if not self._timer.cancelled() and loop.time() < self._timer.when() <= when:
+            if not self._timer.cancelled() and loop.time() < self._timer_due_s <= when:
                 return
             self._timer.cancel()
-        self._timer = loop.call_at(when, self._dirty.set)
+        # uvloop's handle of a call that is due within a millisecond does not tell when that is
+        self._timer, self._timer_due_s = loop.call_at(when, self._dirty.set), when
 
     def deliver(self, job: Job) -> None:
         assert self._group is not None
