@@ -159,6 +159,7 @@ async def _mixed(
             results = await open_loop(node.base_url, requests, on_done=show.done)
             end_s = time.monotonic()
             show.status("stopping the gateway")
+        show.note(_summary(results, end_s - start_s))
     return Phase(
         name=name,
         title=title,
@@ -189,11 +190,15 @@ async def _shifting(config: DemoConfig, console: Console, start: StartNode, step
                 limit_s=config.shift_limit_s,
                 on_change=show.note,
             )
-            results = await closed_loop(
-                node.base_url, shift, concurrency=_SHIFT_CONCURRENCY, on_done=show.done
-            )
+
+            def on_done(result: Result) -> None:
+                show.done(result)
+                shift.done(result)
+
+            results = await closed_loop(node.base_url, shift, concurrency=_SHIFT_CONCURRENCY, on_done=on_done)
             end_s = time.monotonic()
             show.status("stopping the gateway")
+        show.note(_summary(results, end_s - start_s))
     journal = read_journal(node.journal)
     return Phase(
         name="auto",
@@ -218,6 +223,11 @@ def _node_config(config: DemoConfig, name: str, placement: str, flags: tuple[str
         placement=placement,
         flags=(*config.flags, *flags),
     )
+
+
+def _summary(results: list[Result], seconds: float) -> str:
+    n_pictures = sum(len(result.pictures) for result in results)
+    return f"{len(results)} requests, {n_pictures} pictures in {seconds:.1f} s"
 
 
 def _waiting(show: Show) -> OnWait:

@@ -140,7 +140,11 @@ def main(argv: list[str], *, start: StartNode = start_node) -> int:
     except (NodeFailed, CannotShift, JournalUnreadable) as error:
         print(f"demo: FAILED: {error}", file=sys.stderr)
         return 1
-    return _finish(demo, config, console)
+    try:
+        return _finish(demo, config, console)
+    except KeyboardInterrupt:
+        print("demo: interrupted while drawing; no gateway runs", file=sys.stderr)
+        return 130
 
 
 def _finish(demo: Demo, config: DemoConfig, console: Console) -> int:

@@ -13,7 +13,7 @@ from itertools import count, cycle
 from pathlib import Path
 
 from bench.journal import Journal, PlacementChange, placement_changes, read_journal
-from bench.load import Clock, TimedRequest
+from bench.load import Clock, Result, TimedRequest
 from pipelines.catalogue import Model
 from planner.review import past_boundary
 from planner.types import PlannerConfig
@@ -136,7 +136,7 @@ class Shift:
     """The third phase's requests: few-step ones until the stages are split, then many-step ones until not.
 
     Each half goes on for `after` requests behind its change (a number for each half), and ends after
-    `limit_s` without one.
+    `limit_s` without one. A request that failed ends both: there is nothing to show any more.
     """
 
     def __init__(
@@ -157,8 +157,13 @@ class Shift:
         self._clock = clock
         self._on_change = on_change
         self._start_s = clock()
+        self._failed = False
         self._n_told = 0
         self._seen: PlacementChange | None = None
+
+    def done(self, result: Result) -> None:
+        """To be told of every result."""
+        self._failed |= not result.ok
 
     def __iter__(self) -> Iterator[TimedRequest]:
         for half, after, wanted in zip(self._halves, self._after, ("split", "colocated"), strict=True):
@@ -168,7 +173,7 @@ class Shift:
                 if changed_at is None and self._is_placed(colocated=wanted == "colocated"):
                     changed_at = sent
                 is_over = changed_at is not None and sent >= changed_at + after
-                if (is_over and sent >= len(half)) or self._clock() > deadline_s:
+                if self._failed or (is_over and sent >= len(half)) or self._clock() > deadline_s:
                     break
                 yield request
 

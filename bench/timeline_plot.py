@@ -146,9 +146,9 @@ def _draw_shares(axes: Any, panel: Panel, span_s: float) -> None:
     if panel.share_bounds is not None:
         split, join = panel.share_bounds
         axes.axhspan(split, join, color="#fbe3ec", zorder=0, linewidth=0)
-        notes = ((join + 0.03, "bottom", "above: co-located"), (split - 0.04, "top", "below: split"))
-        for y, va, words in notes:
-            axes.text(span_s * 0.998, y, words, ha="right", va=va, fontsize=8.5, color=_MARK)
+        words = "above: co-located, below: split"
+        middle = (split + join) / 2
+        axes.text(span_s * 0.997, middle, words, ha="right", va="center", fontsize=8.5, color=_MARK)
     inside = [(at_s, share) for at_s, share in panel.shares if 0 <= at_s <= span_s]
     times_s, shares = [at_s for at_s, _ in inside], [share for _, share in inside]
     axes.fill_between(times_s, shares, step="post", color=COLOURS["diffuse"], alpha=0.12, linewidth=0)

@@ -95,6 +95,14 @@ def test_a_failed_request_fails_it(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "requests failed; request " in capsys.readouterr().err
 
 
+def test_the_shift_ends_at_the_first_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fleet = moving(auto={"fail_at": 4})
+    assert demo_command.main(["--out", str(tmp_path)], start=fleet.start) == 1
+    requests = json.loads((tmp_path / "report.json").read_text())["phases"][2]["requests"]
+    assert 4 <= len(requests) <= 6
+    assert "1 of " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_stops_the_gateway(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], number: signal.Signals
