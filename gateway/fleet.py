@@ -26,7 +26,11 @@ class WorkerState(enum.StrEnum):
 
 @dataclass(slots=True, eq=False)
 class Worker:
-    """One worker of the configuration, through all its incarnations."""
+    """One worker of the configuration, through all its incarnations.
+
+    `task` has the device; `finishing` are tasks, by id, whose device work is over and whose picture is still
+    being encoded beside it.
+    """
 
     worker_id: str
     device: str
@@ -38,6 +42,7 @@ class Worker:
     asked: set[StageKey] = field(default_factory=set)
     resident_bytes: int = 0
     task: Task | None = None
+    finishing: dict[str, Task] = field(default_factory=dict)
     heard_at_s: float = 0.0
     phase: Phase = Phase.STARTING
     condemned: bool = False
@@ -60,11 +65,30 @@ class Worker:
         self.hello = hello
         self.phase = Phase.IDLE
 
-    def lost(self, now_s: float, *, for_good: bool = False) -> Task | None:
-        """It is gone. Returns the task it had."""
-        task = self.task
+    def lost(self, now_s: float, *, for_good: bool = False) -> list[Task]:
+        """It is gone. Returns the tasks it had."""
+        tasks = self.tasks
         self._forget(WorkerState.GIVEN_UP if for_good else WorkerState.DEAD, now_s)
-        return task
+        return tasks
+
+    @property
+    def tasks(self) -> list[Task]:
+        """Every task without a terminal message yet."""
+        return [*self.finishing.values(), *([self.task] if self.task else [])]
+
+    def task_of(self, task_id: str) -> Task | None:
+        return next((task for task in self.tasks if task.task_id == task_id), None)
+
+    def device_ended(self, task: Task) -> None:
+        """The device is free for another task; this one's terminal message is still to come."""
+        self.finishing[task.task_id] = task
+        self.task = None
+
+    def ended(self, task: Task) -> None:
+        """Its terminal message came."""
+        self.finishing.pop(task.task_id, None)
+        if self.task is task:
+            self.task = None
 
     def heard(self, now_s: float) -> None:
         self.heard_at_s = now_s
@@ -94,6 +118,7 @@ class Worker:
         self.asked.clear()
         self.resident_bytes = 0
         self.task = None
+        self.finishing.clear()
         self.phase = Phase.STARTING
         self.condemned = False
 

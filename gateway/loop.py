@@ -322,10 +322,11 @@ class Engine:
     def _lost(self, worker: Worker, reason: str) -> None:
         if self._describing == worker.worker_id:
             self._describing = None
-        task = worker.lost(self.now_s())
+        tasks = worker.lost(self.now_s())
         self._accounts.worker_changed(worker, self.now_s())
-        if task is not None and self._turn is not None:
-            self._turn.runs.worker_lost(worker.worker_id, task, reason)
+        if self._turn is not None:
+            for task in tasks:
+                self._turn.runs.worker_lost(worker.worker_id, task, reason)
         self._describe()
         self._dirty.set()
 

@@ -116,8 +116,8 @@ class Runs:
 
     def heard(self, worker: Worker, message: TaskMessage) -> None:
         """A message about a task. Never raises, whatever the worker says."""
-        task = worker.task
-        if task is None or task.task_id != message.task_id:
+        task = worker.task_of(message.task_id)
+        if task is None:
             if isinstance(message, TaskDone):
                 self._handoffs.discard(message.output)
             log.debug("%s: late %s of task %s", worker.worker_id, type(message).__name__, message.task_id)
@@ -137,7 +137,7 @@ class Runs:
         """The worker that had `task` is gone: its job goes back, or ends if it is poison."""
         job = self._job_of(task)
         if job is not None:
-            self._setbacks.work_lost(job, f"{worker_id} was lost ({reason})")
+            self._setbacks.work_lost(job, task.stages[-1], f"{worker_id} was lost ({reason})")
 
     def handoff_lost(self, job: Job) -> None:
         """The file behind a job that no worker has is gone."""
@@ -203,6 +203,9 @@ class Runs:
             return
         self._measured(worker, task, message)
         self._end_stage(task)
+        if not task.pending and self._graph.is_last(message.stage):
+            # its picture is encoded beside the device, which may begin the next task
+            worker.device_ended(task)
 
     def _end_stage(self, task: Task) -> None:
         now_s = self._owner.now_s()
@@ -242,7 +245,7 @@ class Runs:
         )
 
     def _task_done(self, worker: Worker, task: Task, message: TaskDone) -> None:
-        worker.task = None
+        worker.ended(task)
         job = self._job_of(task)
         if not (task.is_warm_up or job):
             self._handoffs.discard(message.output)
@@ -267,7 +270,7 @@ class Runs:
             self._owner.deliver(job)
 
     def _task_failed(self, worker: Worker, task: Task, message: TaskFailed) -> None:
-        worker.task = None
+        worker.ended(task)
         log.warning("%s: %s failed (%s): %s", worker.worker_id, message.stage, message.kind, message.reason)
         if task.is_warm_up:
             self._warm_up_failed(worker, task, message.kind, shown(message.reason))
@@ -284,7 +287,7 @@ class Runs:
             self._owner.warm_up_failed(worker, stage, reason)
 
     def _task_cancelled(self, worker: Worker, task: Task, message: TaskCancelled) -> None:
-        worker.task = None
+        worker.ended(task)
         if job := self._job_of(task):
             # nobody asked for it: counted like a death, so that a worker cannot do so for ever
-            self._setbacks.work_lost(job, f"{worker.worker_id} gave it up")
+            self._setbacks.work_lost(job, task.stages[-1], f"{worker.worker_id} gave it up")

@@ -67,9 +67,12 @@ class Setbacks:
         log.warning("job %s: its handoff is gone, starting over", job.job_id)
         self._handoffs.free(job.rewind(self._now_s(), handoff_lost=True))
 
-    def work_lost(self, job: Job, why: str) -> None:
-        """Its worker is gone: back to the last handoff, unless the job is poison."""
-        stage = job.pending[0]
+    def work_lost(self, job: Job, last_stage: str, why: str) -> None:
+        """Its worker is gone: back to the last handoff, unless the job is poison.
+
+        `last_stage` of its task is where it is, if every stage had ended and only the file was missing.
+        """
+        stage = job.pending[0] if job.pending else last_stage
         if job.died():
             error = f"two workers were lost in {stage} of this request and it got no further in between"
             self._desk.fail(job, PoisonRequest(error))

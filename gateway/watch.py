@@ -26,19 +26,25 @@ def overdue(
             yield worker, f"no Hello in {silent_s:.0f} s"
         elif worker.is_up and silent_s > config.heartbeat_timeout_s:
             yield worker, f"nothing heard in {silent_s:.1f} s"
-        elif worker.is_up and (task := worker.task) is not None:
-            if worker.phase is Phase.LOADING:
+        elif worker.is_up:
+            if worker.task is not None and worker.phase is Phase.LOADING:
                 # the task waits behind a load, however slow that is
-                task.moved_at_s = now_s
-            stuck_s = now_s - task.moved_at_s
-            if stuck_s > _bound_s(task, planner, config):
-                yield worker, f"no progress in {'+'.join(task.pending)} for {stuck_s:.1f} s"
+                worker.task.moved_at_s = now_s
+            for task in worker.tasks:
+                stuck_s = now_s - task.moved_at_s
+                if stuck_s > _bound_s(task, planner, config):
+                    where = "+".join(task.pending) or "encoding its picture"
+                    yield worker, f"no progress in {where} for {stuck_s:.1f} s"
+                    break
 
 
 def _bound_s(task: Task, planner: Planner | None, config: GatewayConfig) -> float:
     """Seconds between two signs of progress. A shape that never ran may take as long as a warm-up."""
-    if task.is_warm_up or not task.pending or planner is None:
+    if task.is_warm_up or planner is None:
         return config.warm_up_timeout_s
+    if not task.pending:
+        # many pictures may be in line for the one thread that encodes them
+        return TIMES_EXPECTED * config.stall_timeout_s
     expected_s = planner.measured_s(task.pending[0], task.shape)
     if expected_s is None:
         return config.warm_up_timeout_s

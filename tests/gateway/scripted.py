@@ -76,7 +76,9 @@ class Fates:
     """What befalls the next task that reaches a stage; each fate is met once, in order.
 
     Fates: "die", "step+die", "hang", "silent", "hold", "fail:KIND", "lie", "skip", "no_file", "others_file",
-    "give_up". "warm:STAGE" is a warm-up; "hello", "describe" and "load:STAGE" are met before any task.
+    "give_up", and, between the end of the stage and that of the task, "end+hang" and "end+hold", in which the
+    worker goes on with the next task. "warm:STAGE" is a warm-up; "hello", "describe" and "load:STAGE" are met
+    before any task.
     """
 
     def __init__(self, *fates: tuple[str, str]) -> None:
@@ -136,6 +138,7 @@ class ScriptedWorker:
         self._cancelled: set[str] = set()
         self._cancels = asyncio.Event()
         self._silent = False
+        self._later: list[asyncio.Task[None]] = []
         self.n_said = 0
 
     async def run(self) -> None:
@@ -161,9 +164,10 @@ class ScriptedWorker:
                 for task in done:
                     task.result()
             finally:
-                for task in (beating, hearing, working):
+                ending = (beating, hearing, working, *self._later)
+                for task in ending:
                     task.cancel()
-                await asyncio.gather(beating, hearing, working, return_exceptions=True)
+                await asyncio.gather(*ending, return_exceptions=True)
 
     async def _say(self, message: ToGateway) -> None:
         await self._socket.send(message)
@@ -270,6 +274,8 @@ class ScriptedWorker:
                         ended_at_s=started_s + 0.01,
                     )
                 )
+        if fate == "end+hang":
+            await asyncio.Event().wait()
         if output is None:
             last = order.stages[-1] == STAGES[-1]
             data = picture_of(order.generation.seed) if last else order.stages[-1].encode()
@@ -278,8 +284,15 @@ class ScriptedWorker:
             except StoreFull as error:
                 await self._fail(order, order.stages[-1], FailureKind.STORE_FULL, str(error))
                 return
+        if fate == "end+hold":
+            self._later.append(asyncio.create_task(self._finish(order, output)))
+            return
         for _ in range(2 if lie else 1):
             await self._say(TaskDone(task_id=order.task_id, output=output))
+
+    async def _finish(self, order: RunTask, output: Handle) -> None:
+        await self._release.wait()
+        await self._say(TaskDone(task_id=order.task_id, output=output))
 
     async def _step(self, order: RunTask, step: int) -> None:
         steps = order.generation.num_inference_steps

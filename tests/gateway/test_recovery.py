@@ -47,6 +47,32 @@ async def test_a_death_in_a_stage_is_survived(start: Start, stage: str, placemen
     await assert_clean(bench)
 
 
+@pytest.mark.parametrize("placement", ["auto", SPLIT], ids=["merged", "split"])
+async def test_a_death_while_the_picture_is_encoded_is_survived(start: Start, placement: object) -> None:
+    bench = await start(("decode", "end+hang"), placement=placement)
+    request = asyncio.create_task(bench.post(seed=9))
+    await until(lambda: any(worker.finishing for worker in bench.engine.fleet))
+    (worker,) = (worker for worker in bench.engine.fleet if worker.finishing)
+    assert worker.is_free
+    bench.fleet.kill(worker.worker_id)
+    response = await request
+    assert response.status == 200
+    assert base64.b64decode((await response.json())["data"][0]["b64_json"]) == picture_of(9)
+    await assert_clean(bench)
+
+
+async def test_the_next_task_begins_while_a_picture_is_encoded(start: Start) -> None:
+    bench = await start(("decode", "end+hold"), n_workers=1)
+    held = asyncio.create_task(bench.post(seed=1))
+    await until(lambda: bench.engine.fleet["cpu-0"].finishing)
+    await assert_served(bench, seed=2)
+    assert not held.done()
+    bench.fleet.release.set()
+    response = await held
+    assert base64.b64decode((await response.json())["data"][0]["b64_json"]) == picture_of(1)
+    await assert_clean(bench)
+
+
 async def test_a_lone_worker_comes_back_and_finishes(start: Start) -> None:
     bench = await start(("decode", "die"), n_workers=1)
     await assert_served(bench)
