@@ -11,7 +11,7 @@ _COMMANDS = {
         "bench.demo_command",
         "three ways to place a model's stages on two workers, shown with pictures",
     ),
-    "overhead": ("bench.overhead", "what serving adds to a plain loop over the same pipeline"),
+    "overhead": ("bench.overhead_command", "what serving adds to a plain loop over the same pipeline"),
     "render": ("bench.render", "tables from raw results"),
 }
 

@@ -29,16 +29,17 @@ _MIXED = (
     (1, 0.6, 125, 0.9),
     (2, 1.0, None, 1.5),
     (1, 1.5, 500, 2.1),
-    (1, 1.0, None, 2.8),
+    (2, 1.0, None, 2.8),
     (1, 0.6, 125, 3.5),
     (1, 1.0, 150, 4.2),
     (1, 1.25, None, 5.0),
+    (2, 1.0, None, 6.0),
 )
 SHOWN = 7
 """Each half of the shift sends at least this many requests, and the same ones, so they can be compared."""
 
 _MAX_FEW_STEPS = 4
-_CLEAR = 0.08
+_CLEAR = 0.10
 _FIRST_SEED = 7
 
 
@@ -170,7 +171,8 @@ class Shift:
             deadline_s = self._clock() + self._limit_s
             changed_at: int | None = None
             for sent, request in zip(count(), cycle(half), strict=False):
-                if changed_at is None and self._is_placed(colocated=wanted == "colocated"):
+                is_placed = self._is_placed(colocated=wanted == "colocated")
+                if changed_at is None and is_placed:
                     changed_at = sent
                 is_over = changed_at is not None and sent >= changed_at + after
                 if self._failed or (is_over and sent >= len(half)) or self._clock() > deadline_s:

@@ -37,7 +37,7 @@ def rendered(raw: Path) -> str:
 
 
 def overhead(result: dict[str, Any]) -> str:
-    """The table of `bench.overhead`."""
+    """The table of `python -m bench overhead`."""
     throughput, total, parts = result["throughput"], result["total"], result["parts"]
     ratio = throughput["ratio"]
     verdict = "met" if ratio["p50"] >= GOAL_RATIO else "missed"

@@ -11,7 +11,8 @@ from aiohttp.test_utils import TestServer
 
 from bench import render
 from bench.journal import Journal, read_journal
-from bench.overhead import Plan, Refused, Repeat, measure, parser, report
+from bench.overhead import Plan, Refused, Repeat, measure, report
+from bench.overhead_command import parser
 from bench.overhead_parts import LOOP_PARTS, PARTS, request_parts_ms
 from pipelines.catalogue import load_catalogue
 from tests.bench.fake import FakeNode, png
