@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
-import signal
 import sys
 from pathlib import Path
 
@@ -12,6 +10,7 @@ from rich.console import Console
 
 from bench import demo_report
 from bench.demo import Demo, DemoConfig, StartNode, run, start_node
+from bench.interrupts import Interrupted, run_interruptible
 from bench.journal import JournalUnreadable
 from bench.mix import CannotShift
 from bench.node import NodeFailed
@@ -26,14 +25,6 @@ moving stages while the load shifts. Takes a few minutes on two cores."""
 _EPILOG = (
     """exit codes: 0 all shown; 1 a check failed or a gateway did; 2 a wrong flag; 130, 143 interrupted."""
 )
-
-
-class Interrupted(Exception):
-    """A signal stopped the demo; its gateway is stopped too."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(signal.Signals(number).name)
-        self.exit_code = 128 + number
 
 
 def parser() -> argparse.ArgumentParser:
@@ -96,31 +87,6 @@ def first_gpus(text: str) -> list[int]:
     return indices[:2]
 
 
-async def _interruptible(config: DemoConfig, console: Console, start: StartNode) -> Demo:
-    """Raises `Interrupted` when a signal came; the gateway has been stopped then."""
-    received: list[int] = []
-    task = asyncio.ensure_future(run(config, console, start=start))
-
-    def stop(number: int) -> None:
-        if not received:
-            console.print(f"\n{signal.Signals(number).name}: stopping the gateway", markup=False)
-        received.append(number)
-        task.cancel()
-
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop, number)
-    try:
-        return await task
-    except asyncio.CancelledError:
-        if received:
-            raise Interrupted(received[0]) from None
-        raise
-    finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(number)
-
-
 def main(argv: list[str], *, start: StartNode = start_node) -> int:
     """The exit code."""
     flags = parser().parse_args(argv)
@@ -133,7 +99,7 @@ def main(argv: list[str], *, start: StartNode = start_node) -> int:
         return 2
     console.print(f"Triptych: {config.name} on two workers, {' and '.join(config.worker_ids)}")
     try:
-        demo = asyncio.run(_interruptible(config, console, start))
+        demo = run_interruptible(run(config, console, start=start), console.print)
     except Interrupted as interrupted:
         print(f"demo: interrupted ({interrupted}); the gateway has stopped", file=sys.stderr)
         return interrupted.exit_code

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench import host, overhead
+from bench.interrupts import Interrupted, run_interruptible
 from bench.journal import JournalUnreadable, read_journal
 from bench.node import CHECKOUT, Node, NodeConfig, NodeFailed
 from bench.overhead import LoopResult, Plan, Refused, measure, report
@@ -79,7 +80,8 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="bench overhead",
         description=(overhead.__doc__ or "").partition("\n\n")[2],
-        epilog="exit codes: 0 measured; 1 failed or the pictures differ, nothing is written; 2 a wrong flag",
+        epilog="exit codes: 0 measured; 1 failed or the pictures differ, nothing is written;\n"
+        "2 a wrong flag; 130, 143 interrupted",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = made.add_argument
@@ -110,6 +112,10 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
 def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
@@ -134,7 +140,7 @@ def main(argv: list[str]) -> int:
         seed=flags.seed,
     )
     try:
-        measured = asyncio.run(_run(plan, flags, lambda line: print(line, flush=True)))
+        measured = run_interruptible(_run(plan, flags, _say), _say)
         flags.out.mkdir(parents=True, exist_ok=True)
         raw = flags.out / "overhead.json"
         raw.write_text(json.dumps(measured, indent=1) + "\n", "utf-8")
@@ -142,8 +148,8 @@ def main(argv: list[str]) -> int:
     except (Refused, NodeFailed, JournalUnreadable, PipelineError, LookupError, OSError) as error:
         print(f"overhead: FAILED: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("overhead: interrupted; the gateway has stopped", file=sys.stderr)
-        return 130
+    except Interrupted as interrupted:
+        print(f"overhead: interrupted ({interrupted}); the gateway has stopped", file=sys.stderr)
+        return interrupted.exit_code
     print(f"\n{rendered.read_text('utf-8')}\nwritten: {raw} and {rendered}")
     return 0
