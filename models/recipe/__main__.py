@@ -55,9 +55,9 @@ def run(work: Path, out: Path, device: torch.device, lanes: Lanes) -> None:
 
     vae = timed("autoencoder", work, lambda: autoencoder.train(pictures, len(names), work, device, lanes))
     taught = autoencoder.to_model_range(pictures[: len(names)])
-    latents = torch.stack([autoencoder.encode(vae, taught), autoencoder.encode(vae, taught.flip(-1))], dim=1)
+    latents = autoencoder.encode(vae, taught)
     autoencoder.set_latent_statistics(vae, latents)
-    rebuilt = autoencoder.decode(vae, latents[:, 0])
+    rebuilt = autoencoder.decode(vae, latents)
     psnr_db = autoencoder.psnr_db(float((rebuilt - taught).square().mean()))
 
     scaled = (latents - vae.config["shift_factor"]) * vae.config["scaling_factor"]

@@ -19,20 +19,18 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokeni
 from models.recipe.autoencoder import LATENT_CHANNELS
 from models.recipe.optimizer import Optimizer
 from models.recipe.tokenizer import PROMPT_TOKENS, VOCABULARY
-from models.recipe.training import Average, Checkpoint, Lanes, cosine_lr, log
+from models.recipe.training import Average, Checkpoint, Lanes, falling_lr, log
 
 LATENT_SIDE = 16
 # Hidden sizes of the two text encoders; the denoiser reads them side by side.
 TEXT_WIDTHS = (96, 160)
-STEPS = 2400
+STEPS = 1600
 # Steps computed in bfloat16, which is faster; the rest, at low learning rates, is float32.
-ROUGH_STEPS = 2000
+ROUGH_STEPS = 1450
 BATCH = 48
 HIDDEN_LR, REST_LR = 2e-3, 1e-3
 # Share of captions replaced by the empty prompt, which guidance steers away from.
 EMPTY_SHARE = 0.1
-# Share of mirrored pictures.
-MIRRORED_SHARE = 0.3
 # Mean and spread of the noise level's logit; above 0 leans towards noise, where the thing is decided.
 LOGIT_MEAN, LOGIT_SPREAD = 0.2, 1.1
 AVERAGE_DECAY = 0.996
@@ -127,9 +125,9 @@ class TextToLatent(nn.Module):
 
 @dataclass(frozen=True)
 class Lessons:
-    """What the denoiser learns from: scaled latents as drawn and mirrored, and tokenized captions."""
+    """What the denoiser learns from: scaled latents and tokenized captions."""
 
-    latents: torch.Tensor  # (things, 2, 16, 16, 16)
+    latents: torch.Tensor  # (things, 16, 16, 16)
     tokens: torch.Tensor  # (all captions, 24)
     first: torch.Tensor  # (things,): index of a thing's first caption
     count: torch.Tensor  # (things,): how many captions a thing has
@@ -138,11 +136,10 @@ class Lessons:
     def batch(self, size: int, draw: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         """Latents (size, 16, 16, 16) and token ids (size, 24), things drawn uniformly."""
         things = torch.randint(0, len(self.latents), (size,), generator=draw)
-        mirrored = (torch.rand(size, generator=draw) < MIRRORED_SHARE).long()
         which = (torch.rand(size, generator=draw) * self.count[things]).long()
         tokens = self.tokens[self.first[things] + which].clone()
         tokens[torch.rand(size, generator=draw) < EMPTY_SHARE] = self.empty
-        return self.latents[things, mirrored], tokens
+        return self.latents[things], tokens
 
 
 def tokenize(tokenizer: CLIPTokenizer, texts: Sequence[str]) -> torch.Tensor:
@@ -152,7 +149,7 @@ def tokenize(tokenizer: CLIPTokenizer, texts: Sequence[str]) -> torch.Tensor:
 
 
 def lessons_of(latents: torch.Tensor, captions: Sequence[Sequence[str]], tokenizer: CLIPTokenizer) -> Lessons:
-    """Lessons from scaled latents (things, 2, 16, 16, 16) and each thing's captions."""
+    """Lessons from scaled latents (things, 16, 16, 16) and each thing's captions."""
     count = torch.tensor([len(texts) for texts in captions])
     tokens = tokenize(tokenizer, [text for texts in captions for text in texts])
     return Lessons(latents, tokens, count.cumsum(0) - count, count, tokenize(tokenizer, [""])[0])
@@ -195,13 +192,13 @@ def train(lessons: Lessons, work: Path, device: torch.device, lanes: Lanes) -> T
         loss_sum += lanes.step(model, losses, [noisy, sigma, tokens, noise - latents])
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step(
-            cosine_lr(step, STEPS, HIDDEN_LR, warmup=100), cosine_lr(step, STEPS, REST_LR, warmup=100)
+            falling_lr(step, STEPS, HIDDEN_LR, warmup=50), falling_lr(step, STEPS, REST_LR, warmup=50)
         )
         average.update(model, step)
         step += 1
-        if step % 50 == 0:
+        if step % 25 == 0:
             passes = step * BATCH / len(lessons.latents)
-            log(f"denoiser step {step}/{STEPS} ({passes:.0f} passes) loss {loss_sum / 50:.4f}", began)
+            log(f"denoiser step {step}/{STEPS} ({passes:.0f} passes) loss {loss_sum / 25:.4f}", began)
             loss_sum = 0.0
         checkpoint.tick(step)
     checkpoint.save(step)

@@ -25,6 +25,12 @@ def cosine_lr(step: int, steps: int, peak: float, warmup: int) -> float:
     return peak * (0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress))))
 
 
+def falling_lr(step: int, steps: int, peak: float, warmup: int) -> float:
+    """Learning rate of a step: a linear rise, level until 70 % of the steps, then straight down to nothing."""
+    left = (steps - step) / (0.3 * steps)
+    return peak * min((step + 1) / warmup, 1.0, left)
+
+
 class Lanes:
     """Splits each training batch over single-threaded lanes that meet once a step.
 
