@@ -25,7 +25,7 @@ _SHEET_COLUMNS = 10
 def load(folder: Path) -> StableDiffusion3Pipeline:
     """The published pipeline in float32, as its weights were rounded to bfloat16."""
     pipeline = StableDiffusion3Pipeline.from_pretrained(
-        folder, text_encoder_3=None, tokenizer_3=None, torch_dtype=torch.float32, local_files_only=True
+        folder, text_encoder_3=None, tokenizer_3=None, dtype=torch.float32, local_files_only=True
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

@@ -26,7 +26,7 @@ def cosine_lr(step: int, steps: int, peak: float, warmup: int) -> float:
 
 
 def falling_lr(step: int, steps: int, peak: float, warmup: int) -> float:
-    """Learning rate of a step: a linear rise, level until 70 % of the steps, then straight down to nothing."""
+    """Learning rate of a step: a linear rise, level until 70 % of the steps, then straight down to 0."""
     left = (steps - step) / (0.3 * steps)
     return peak * min((step + 1) / warmup, 1.0, left)
 
