@@ -50,6 +50,11 @@ class PlacementEffect:
     detail: str
     at_s: float
 
+    @property
+    def told(self) -> tuple[str, str]:
+        """What the effects of one decision have in common."""
+        return self.reason, self.detail
+
 
 @dataclass(frozen=True, kw_only=True)
 class RequestEnd:
@@ -88,11 +93,11 @@ class PlacementChange:
 
     @property
     def reason(self) -> str:
-        return self._telling.reason
+        return self.effects[0].reason
 
     @property
     def detail(self) -> str:
-        return self._telling.detail
+        return self.effects[0].detail
 
     @property
     def is_colocated(self) -> bool:
@@ -104,11 +109,6 @@ class PlacementChange:
         if self.is_colocated:
             return "co-located: every stage on every worker"
         return "split: " + ", ".join(f"{w} {'+'.join(stages)}" for w, stages in sorted(self.homes.items()))
-
-    @property
-    def _telling(self) -> PlacementEffect:
-        # an eviction may only say that the stages have another home; a load says what changed
-        return next((effect for effect in self.effects if effect.effect == "load"), self.effects[0])
 
 
 def read_journal(file: Path) -> Journal:
@@ -139,20 +139,14 @@ def read_journal(file: Path) -> Journal:
 def placement_changes(effects: Sequence[PlacementEffect], *, since_s: float) -> list[PlacementChange]:
     """The decisions behind the effects that came after `since_s` and have a reason in the load.
 
-    Within one decision loads come first and evictions follow when the loads are done, so a load that follows
-    an eviction, or tells another story than the load before it, belongs to the next decision.
+    All effects of a decision tell the same reason and detail; its evictions follow when its loads are done.
     """
     homes: dict[str, list[str]] = {}
     changes: list[PlacementChange] = []
     open_effects: list[PlacementEffect] = []
     for effect in effects:
         held = homes.setdefault(effect.worker, [])
-        before = open_effects[-1] if open_effects else None
-        if effect.effect == "load" and before is not None:
-            is_next = before.effect == "evict" or before.detail != effect.detail
-        else:
-            is_next = False
-        if is_next:
+        if open_effects and open_effects[-1].told != effect.told:
             open_effects = []
         if effect.effect == "load":
             held.extend(stage for stage in effect.stages if stage not in held)

@@ -56,7 +56,11 @@ def worker_command(*, endpoint: str, handoff: Path, capacity_bytes: int) -> Comm
 
 
 def worker_environment(spec: WorkerSpec, inherited: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a worker: its threads, and only its own GPU (none for a CPU worker)."""
+    """The environment of a worker: its threads, and only its own GPU (none for a CPU worker).
+
+    Idle OpenMP threads sleep unless the operator said otherwise: where workers share cores, threads that spin
+    between parallel regions take the cores from the workers that compute.
+    """
     gpu = spec.device.partition(":")[2] if spec.device.startswith("cuda") else ""
     visible = inherited.get("CUDA_VISIBLE_DEVICES")
     if gpu and visible:
@@ -64,7 +68,7 @@ def worker_environment(spec: WorkerSpec, inherited: Mapping[str, str]) -> dict[s
         named = visible.split(",")
         gpu = named[int(gpu)] if int(gpu) < len(named) else gpu
     threads = dict.fromkeys(_THREAD_VARIABLES, str(spec.threads))
-    return {**inherited, **threads, "CUDA_VISIBLE_DEVICES": gpu}
+    return {"OMP_WAIT_POLICY": "PASSIVE", **inherited, **threads, "CUDA_VISIBLE_DEVICES": gpu}
 
 
 class Supervisor:

@@ -77,9 +77,7 @@ def check_fields(family: Family, *, guidance_scale: float, negative_prompt: str 
     if not family.takes_negative_prompt:
         raise FieldRefused("negative_prompt", "this model has no negative prompt")
     if not is_guided(family, guidance_scale):
-        raise FieldRefused(
-            "negative_prompt", "negative_prompt has no effect when guidance_scale is 1"
-        )
+        raise FieldRefused("negative_prompt", "negative_prompt has no effect when guidance_scale is 1")
 
 
 def pipeline_inputs(family: Family, generation: Generation, extra: dict[str, Any]) -> dict[str, Any]:

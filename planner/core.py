@@ -51,7 +51,7 @@ def decide(state: PlannerState, observation: Observation) -> tuple[PlannerState,
     effects: list[Effect] = [
         *runs(targets, observation),
         *loads(placement, targets, observation),
-        *evictions(targets, observation),
+        *evictions(placement, targets, observation),
     ]
     if review_at_s is not None:
         effects.append(WakeAt(at_s=review_at_s))

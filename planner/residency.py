@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from planner.placement import Placement, Targets
-from planner.types import Evict, Load, ModelView, Observation, Reason, StageKey, WorkerView
+from planner.types import Evict, Load, ModelView, Observation, StageKey, WorkerView
 
 
 def loads(placement: Placement, targets: Targets, observation: Observation) -> list[Load]:
@@ -32,7 +32,7 @@ def loads(placement: Placement, targets: Targets, observation: Observation) -> l
     return effects
 
 
-def evictions(targets: Targets, observation: Observation) -> list[Evict]:
+def evictions(placement: Placement, targets: Targets, observation: Observation) -> list[Evict]:
     """One `Evict` per worker and model, for all its stages that have no place there, or none of them yet.
 
     It is said once each of them is resident on a worker whose target holds it and the worker's running task
@@ -51,8 +51,8 @@ def evictions(targets: Targets, observation: Observation) -> list[Evict]:
                         worker=worker.worker_id,
                         model=model.model,
                         stages=stages,
-                        reason=Reason.NOT_PLACED_HERE,
-                        detail=f"{', '.join(stages)} of {model.model} can run elsewhere now",
+                        reason=placement.reason,
+                        detail=placement.detail,
                     )
                 )
     return effects

@@ -112,7 +112,6 @@ class Reason(enum.StrEnum):
     PINNED_PLACEMENT = "pinned_placement"
     WORKER_REPLACED = "worker_replaced"
     MIX_SHIFTED = "mix_shifted"
-    NOT_PLACED_HERE = "not_placed_here"
     PLACEMENT_REVIEW = "placement_review"
 
 

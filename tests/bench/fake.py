@@ -72,8 +72,8 @@ class FakeNode:
         if self.n_requests == self.fail_at:
             return web.json_response({"error": {"message": "denoise failed"}}, status=500)
         if self.n_requests == self.split_at:
-            self._effect("evict", "cpu-0", ("denoise",), "not_placed_here", "denoise runs elsewhere")
-            self._effect("evict", "cpu-1", ("text_encoder", "decode"), "not_placed_here", "so do these")
+            self._effect("evict", "cpu-0", ("denoise",), "mix_shifted", "denoise took 55 %")
+            self._effect("evict", "cpu-1", ("text_encoder", "decode"), "mix_shifted", "denoise took 55 %")
         if self.n_requests == self.join_at:
             self._effect("load", "cpu-0", ("denoise",), "mix_shifted", "denoise took 93 %")
             self._effect("load", "cpu-1", ("text_encoder", "decode"), "mix_shifted", "denoise took 93 %")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +61,8 @@ EVENTS: list[dict[str, Any]] = [
     stage("cpu-0", "a-0", "decode", 11.4, 11.6),
     stage("cpu-1", "b-1", "text_encoder", 11.4, 11.5),
     stage("cpu-1", "b-1", "denoise", 11.5, 11.9),
-    effect("evict", "cpu-0", ["denoise"], "not_placed_here", 12.0, "elsewhere"),
-    effect("evict", "cpu-1", ["text_encoder", "decode"], "not_placed_here", 12.4, "elsewhere too"),
+    effect("evict", "cpu-0", ["denoise"], "mix_shifted", 12.0, "denoise took 55 %"),
+    effect("evict", "cpu-1", ["text_encoder", "decode"], "mix_shifted", 12.4, "denoise took 55 %"),
     effect("load", "cpu-0", ["denoise"], "mix_shifted", 15.0, "denoise took 93 %"),
     effect("load", "cpu-1", ["text_encoder", "decode"], "mix_shifted", 15.0, "denoise took 93 %"),
     {
@@ -120,7 +121,7 @@ def test_placement_changes_are_decisions_not_effects(journal: Journal) -> None:
     assert (split.at_s, len(split.effects), split.is_colocated) == (12.0, 2, False)
     assert split.homes == {"cpu-0": ("text_encoder", "decode"), "cpu-1": ("denoise",)}
     assert split.places == "split: cpu-0 text_encoder+decode, cpu-1 denoise"
-    assert (split.reason, split.detail) == ("not_placed_here", "elsewhere")
+    assert (split.reason, split.detail) == ("mix_shifted", "denoise took 55 %")
     assert (joined.at_s, len(joined.effects), joined.is_colocated) == (15.0, 2, True)
     assert (joined.reason, joined.detail) == ("mix_shifted", "denoise took 93 %")
 
@@ -133,8 +134,10 @@ def test_placement_changes_at_the_start_do_not_count(journal: Journal) -> None:
 
 
 def test_evictions_behind_loads_belong_to_them(journal: Journal) -> None:
-    loads_then_evicts = (*journal.effects[:2], *journal.effects[4:], *journal.effects[2:4])
-    assert [len(c.effects) for c in placement_changes(loads_then_evicts, since_s=10.0)] == [4]
+    joined = journal.effects[4:]
+    evicted = replace(joined[0], effect="evict", worker="cpu-1", stages=("denoise",), at_s=16.0)
+    loads_then_evicts = (*journal.effects[:2], *joined, evicted)
+    assert [len(c.effects) for c in placement_changes(loads_then_evicts, since_s=10.0)] == [3]
 
 
 def test_lanes_and_blocks(shown: Panel) -> None:

@@ -148,3 +148,8 @@ def test_a_worker_sees_its_own_gpu_only(device: str, inherited: str | None, visi
     assert environment["CUDA_VISIBLE_DEVICES"] == visible
     assert environment["OMP_NUM_THREADS"] == "2"
     assert environment["HOME"] == "/"
+
+
+def test_idle_threads_sleep_unless_the_operator_says_otherwise() -> None:
+    assert worker_environment(SPEC, {})["OMP_WAIT_POLICY"] == "PASSIVE"
+    assert worker_environment(SPEC, {"OMP_WAIT_POLICY": "ACTIVE"})["OMP_WAIT_POLICY"] == "ACTIVE"

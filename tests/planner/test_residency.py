@@ -13,13 +13,7 @@ def seen(*workers: object, models: object = MODELS) -> Observation:
 
 
 def evict(worker_id: str, *names: str) -> Evict:
-    return Evict(
-        worker=worker_id,
-        model="tiny",
-        stages=names,
-        reason=Reason.NOT_PLACED_HERE,
-        detail=f"{', '.join(names)} of tiny can run elsewhere now",
-    )
+    return Evict(worker=worker_id, model="tiny", stages=names, reason=Reason.MIX_SHIFTED, detail="why")
 
 
 def test_what_is_missing_is_asked_for_once_in_the_order_of_the_graph() -> None:
@@ -47,7 +41,7 @@ def test_each_model_is_loaded_for_itself() -> None:
 
 
 def test_stages_with_another_ready_home_are_evicted() -> None:
-    assert evictions(SPLIT, seen(worker("w0"), worker("w1"))) == [
+    assert evictions(PLACEMENT, SPLIT, seen(worker("w0"), worker("w1"))) == [
         evict("w0", "denoise"),
         evict("w1", "encode", "decode"),
     ]
@@ -55,26 +49,29 @@ def test_stages_with_another_ready_home_are_evicted() -> None:
 
 def test_a_home_that_is_still_loading_is_none() -> None:
     observation = seen(worker("w0"), worker("w1", stages("encode", "decode"), loading=LOOP))
-    assert evictions(SPLIT, observation) == [evict("w1", "encode", "decode")]
+    assert evictions(PLACEMENT, SPLIT, observation) == [evict("w1", "encode", "decode")]
 
 
 def test_a_worker_loses_all_unplaced_stages_of_a_model_or_none_yet() -> None:
     observation = seen(worker("w0", stages("encode"), loading=stages("decode")), worker("w1"))
-    assert evictions(SPLIT, observation) == []
+    assert evictions(PLACEMENT, SPLIT, observation) == []
 
 
 def test_a_copy_on_a_worker_that_is_to_lose_it_too_is_no_home() -> None:
     targets = {"w0": REST, "w1": REST, "w2": LOOP}
     observation = seen(worker("w0"), worker("w1"), worker("w2", frozenset(), loading=LOOP))
-    assert evictions(targets, observation) == []
+    assert evictions(PLACEMENT, targets, observation) == []
 
 
 def test_nothing_is_evicted_that_the_running_task_still_needs() -> None:
     needs_decode = seen(worker("w0"), worker("w1", busy_with=("denoise", "decode")))
-    assert evictions(SPLIT, needs_decode) == [evict("w0", "denoise")]
+    assert evictions(PLACEMENT, SPLIT, needs_decode) == [evict("w0", "denoise")]
     needs_denoise = seen(worker("w0"), worker("w1", busy_with=("denoise",)))
-    assert evictions(SPLIT, needs_denoise) == [evict("w0", "denoise"), evict("w1", "encode", "decode")]
+    assert evictions(PLACEMENT, SPLIT, needs_denoise) == [
+        evict("w0", "denoise"),
+        evict("w1", "encode", "decode"),
+    ]
 
 
 def test_a_stage_that_no_target_holds_stays() -> None:
-    assert evictions({"w0": REST}, seen(worker("w0", EVERY))) == []
+    assert evictions(PLACEMENT, {"w0": REST}, seen(worker("w0", EVERY))) == []
