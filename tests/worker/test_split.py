@@ -68,7 +68,8 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         seed=11,
         num_frames=model.default_frames,
     )
-    return Case(model, _holding(model, *STAGES), *(_holding(model, stage) for stage in STAGES), generation)
+    encode, denoise, decode = (_holding(model, stage) for stage in STAGES)
+    return Case(model, _holding(model, *STAGES), encode, denoise, decode, generation)
 
 
 @contextmanager
