@@ -34,14 +34,14 @@ class PlainLoop:
         """Loads every stage. Raises what `ResidentModel` raises."""
         torch.set_num_threads(threads)
         self._resident = ResidentModel(name, model, torch.device(device))
-        self._resident.load(self._resident.graph.names)
+        self._resident.load(self._resident.stage_names)
         self.device_name = torch.cuda.get_device_name(device) if device.startswith("cuda") else "CPU"
 
     def run(self, generation: Generation) -> LoopResult:
         """One picture, from the parameters to base64."""
         started_s = time.monotonic()
         with torch.no_grad():
-            pixels = run_whole(self._resident, generation).get(self._resident.graph.output).cpu()
+            pixels = run_whole(self._resident, generation).get(self._resident.graphs["text"].output).cpu()
         made_s = time.monotonic()
         picture = encode_png(pixels)
         packed_s = time.monotonic()

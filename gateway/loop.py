@@ -275,9 +275,9 @@ class Engine:
         if self._graph is not None or message.model != self.name:
             return
         try:
-            graph = msgspec.convert(message.graph, StageGraph)
+            graph = msgspec.convert(message.graphs, dict[str, StageGraph])["text"]
             planner = Planner(planner_config(self._config, graph), graph)
-        except (msgspec.ValidationError, StopIteration) as error:
+        except (msgspec.ValidationError, KeyError, StopIteration) as error:
             self._give_up(StartFailed(f"{worker.worker_id} described {self.name} wrongly: {error!r}"))
             return
         except OperatorError as error:

@@ -24,7 +24,8 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     `source` is a folder in diffusers' layout (starts with "." or "/") or a
     hub id; whether it is there shows when it is loaded. `dtype` is the type of weights and arithmetic on a
     GPU; on a CPU weights are widened to float32. Sizes are in pixels, both sides multiples of
-    `size_multiple_px`. `inputs` are constant inputs of its pipeline.
+    `size_multiple_px`. `inputs` are constant inputs of its pipeline. `sampler` replaces the model's own
+    scheduler. `adapters`: LoRA adapters by name, each a safetensors file or a folder that holds one.
     """
 
     source: str
@@ -41,6 +42,8 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     max_guidance: float = 20.0
     default_frames: Positive = 1
     max_prompt_chars: Positive = 4000
+    sampler: str | None = None
+    adapters: dict[str, str] = {}
     inputs: dict[str, Any] = {}
 
     @property
@@ -96,11 +99,20 @@ def _checked(name: str, model: Model, file: Path) -> Model:
     if model.family not in FAMILIES:
         known = ", ".join(sorted(FAMILIES))
         raise CatalogueRefused(f"catalogue {file}: {name}.family is {model.family!r}; known: {known}")
+    family = FAMILIES[model.family]
+    if model.sampler is not None and model.sampler not in family.samplers:
+        raise CatalogueRefused(
+            f"catalogue {file}: {name}.sampler is {model.sampler!r}; {model.family} runs with"
+            f" {', '.join(family.samplers)}"
+        )
     for side_px in model.default_size_px:
         if side_px % model.size_multiple_px or not model.min_size_px <= side_px <= model.max_size_px:
             raise CatalogueRefused(
                 f"catalogue {file}: {name}.default_size_px is outside the model's own bounds"
             )
-    if model.source.startswith((".", "/")):
-        return msgspec.structs.replace(model, source=str((file.parent / model.source).resolve()))
-    return model
+
+    def absolute(source: str) -> str:
+        return str((file.parent / source).resolve()) if source.startswith((".", "/")) else source
+
+    adapters = {adapter: absolute(source) for adapter, source in model.adapters.items()}
+    return msgspec.structs.replace(model, source=absolute(model.source), adapters=adapters)

@@ -7,6 +7,7 @@ of the same stage makes.
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import diffusers
@@ -15,7 +16,7 @@ import transformers
 
 from pipelines.catalogue import Model
 from pipelines.errors import GraphRefused
-from pipelines.families import pipeline_inputs
+from pipelines.families import Family, pipeline_inputs
 from pipelines.graph import Stage, StageGraph
 from wire.generation import Generation
 
@@ -25,17 +26,15 @@ diffusers.utils.logging.disable_progress_bar()
 transformers.utils.logging.disable_progress_bar()
 
 
-def workflow_blocks(model: Model) -> dict[str, Any]:
-    """The leaf blocks of the model's workflow by dotted name, in the order in which they run."""
+def workflow_blocks(model: Model, workflow: str) -> dict[str, Any]:
+    """The leaf blocks of one of the model's workflows by dotted name, in the order in which they run."""
     family = model.family_table
-    blocks_class = getattr(diffusers, family.blocks, None)
-    if blocks_class is None:
-        raise GraphRefused(f"diffusers {diffusers.__version__} has no {family.blocks}")
-    blocks = blocks_class()
-    if family.workflow is None:
-        resolved = blocks.get_execution_blocks(**dict.fromkeys(family.triggers, True))
+    chosen = family.workflows[workflow]
+    blocks = _blocks_class(family)()
+    if chosen.name is None:
+        resolved = blocks.get_execution_blocks(**dict.fromkeys(chosen.triggers, True))
     else:
-        resolved = blocks.get_workflow(family.workflow)
+        resolved = blocks.get_workflow(chosen.name)
     return dict(resolved.sub_blocks)
 
 
@@ -45,7 +44,7 @@ def init_pipeline(model: Model) -> Any:
     Raises `GraphRefused` if the source is not there or is no pipeline.
     """
     try:
-        return getattr(diffusers, model.family_table.blocks)().init_pipeline(model.source)
+        return _blocks_class(model.family_table)().init_pipeline(model.source)
     except (OSError, ValueError) as error:
         raise GraphRefused(f"{model.source} is no pipeline that diffusers can open: {error}") from error
 
@@ -62,12 +61,19 @@ def weight_components(pipe: Any) -> frozenset[str]:
     return frozenset(found)
 
 
-def derive(name: str, model: Model) -> StageGraph:
-    """The stage graph of `model`. Raises `GraphRefused` with the reason if it cannot be run in stages."""
+def derive(name: str, model: Model) -> dict[str, StageGraph]:
+    """The stage graph of each workflow of `model`.
+
+    Raises `GraphRefused` with the reason if it cannot be run in stages.
+    """
     pipe = init_pipeline(model)
+    return {workflow: _derive(name, model, pipe, workflow) for workflow in model.family_table.workflows}
+
+
+def _derive(name: str, model: Model, pipe: Any, workflow: str) -> StageGraph:
     weights = weight_components(pipe)
     groups: dict[str, dict[str, Any]] = {}
-    for dotted, block in workflow_blocks(model).items():
+    for dotted, block in workflow_blocks(model, workflow).items():
         groups.setdefault(dotted.partition(".")[0], {})[dotted] = block
     loops = [stage for stage, blocks in groups.items() if any(is_loop(block) for block in blocks.values())]
     if len(loops) != 1:
@@ -83,13 +89,22 @@ def derive(name: str, model: Model) -> StageGraph:
         stages.append(_stage(stage_name, kind, blocks, weights, tagged))
     graph = StageGraph(
         model=name,
-        workflow=model.family_table.workflow or "+".join(model.family_table.triggers),
+        workflow=workflow,
         pipeline_class=type(pipe).__name__,
         stages=tuple(stages),
         output=model.family_table.output,
     )
     _check(graph, model, groups)
     return graph
+
+
+def _blocks_class(family: Family) -> Any:
+    module, _, name = family.blocks.rpartition(":")
+    home = importlib.import_module(module) if module else diffusers
+    blocks_class = getattr(home, name, None)
+    if blocks_class is None:
+        raise GraphRefused(f"diffusers {diffusers.__version__} has no {name}")
+    return blocks_class
 
 
 def is_loop(block: Any) -> bool:
@@ -130,6 +145,8 @@ def _check(graph: StageGraph, model: Model, groups: dict[str, dict[str, Any]]) -
         prompt="", width_px=64, height_px=64, num_inference_steps=1, guidance_scale=2.0, seed=0
     )
     known = set(pipeline_inputs(model.family_table, sample, model.inputs)) | {"generator"}
+    if graph.workflow == "image":
+        known |= {"image", "strength"}
     for stage in graph.stages:
         for block in groups[stage.name].values():
             missing = {p.name for p in block.inputs if p.required and p.name} - known

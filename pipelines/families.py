@@ -15,46 +15,69 @@ from pipelines.errors import FieldRefused
 from wire.generation import Generation
 
 
+class Workflow(msgspec.Struct, frozen=True, kw_only=True):
+    """One way through a family's blocks: `name` in their map of workflows, or resolved by `triggers`.
+
+    `takes_strength`: whether the input picture is noised and denoised again; it is a condition otherwise.
+    """
+
+    name: str | None = None
+    triggers: tuple[str, ...] = ("prompt",)
+    takes_strength: bool = False
+
+
 class Family(msgspec.Struct, frozen=True, kw_only=True):
     """How one family of pipelines is driven.
 
-    `blocks` names diffusers' class of blocks. `workflow` is looked up in its map; families without a map are
-    resolved by `triggers`. `guidance`: "guider" (a fresh guider per task) or "input" (of the network).
+    `blocks` names diffusers' class of blocks, or a class of ours as "module:Class". `workflows`: by what a
+    request starts from, "text" or "image". `guidance`: "guider" (a fresh guider per task), "input" (of the
+    network) or "none". `predicts`: what its networks are trained to predict. `samplers`: names in
+    `pipelines.samplers.SAMPLERS` that were found to run, exactly, with it.
     """
 
     blocks: str
-    triggers: tuple[str, ...]
-    workflow: str | None
-    guidance: Literal["guider", "input"]
+    workflows: dict[str, Workflow]
+    guidance: Literal["guider", "input", "none"]
     takes_negative_prompt: bool
     output: Literal["images", "videos"]
+    predicts: Literal["flow", "noise"]
+    samplers: tuple[str, ...]
     runs_unguided: bool = True
 
 
 FAMILIES: dict[str, Family] = {
     "sd3": Family(
         blocks="StableDiffusion3AutoBlocks",
-        workflow="text2image",
-        triggers=("prompt",),
+        workflows={
+            "text": Workflow(name="text2image"),
+            "image": Workflow(name="image2image", takes_strength=True),
+        },
         guidance="guider",
         takes_negative_prompt=True,
         output="images",
+        predicts="flow",
+        samplers=("flow-euler", "flow-lcm", "unipc-flow", "dpm++-flow"),
     ),
     "flux": Family(
         blocks="FluxAutoBlocks",
-        workflow="text2image",
-        triggers=("prompt",),
+        workflows={
+            "text": Workflow(name="text2image"),
+            "image": Workflow(name="image2image", takes_strength=True),
+        },
         guidance="input",
         takes_negative_prompt=False,
         output="images",
+        predicts="flow",
+        samplers=("flow-euler", "flow-lcm", "unipc-flow", "dpm++-flow"),
     ),
     "wan": Family(
         blocks="WanBlocks",
-        workflow=None,
-        triggers=("prompt",),
+        workflows={"text": Workflow()},
         guidance="guider",
         takes_negative_prompt=True,
         output="videos",
+        predicts="flow",
+        samplers=("flow-euler", "flow-lcm", "unipc-flow", "dpm++-flow"),
         # diffusers 0.42's text stage leaves a variable unset when guidance is off
         runs_unguided=False,
     ),
@@ -81,7 +104,10 @@ def check_fields(family: Family, *, guidance_scale: float, negative_prompt: str 
 
 
 def pipeline_inputs(family: Family, generation: Generation, extra: dict[str, Any]) -> dict[str, Any]:
-    """Inputs of the whole pipeline for one job, without its generator. `extra`: the catalogue's."""
+    """Inputs of the whole pipeline for one job, without its generator and its picture to start from.
+
+    `extra`: the catalogue's.
+    """
     inputs: dict[str, Any] = {
         "prompt": generation.prompt,
         "height": generation.height_px,
@@ -92,6 +118,8 @@ def pipeline_inputs(family: Family, generation: Generation, extra: dict[str, Any
     }
     if family.output == "videos":
         inputs["num_frames"] = generation.num_frames
+    if generation.strength is not None:
+        inputs["strength"] = generation.strength
     if family.guidance == "input":
         inputs["guidance_scale"] = generation.guidance_scale
     if is_guided(family, generation.guidance_scale):

@@ -30,7 +30,10 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StageGraph(msgspec.Struct, frozen=True, kw_only=True):
-    """All stages of one workflow, in order. `output` is the state name of the finished picture or clip."""
+    """All stages of one workflow, in order. `output` is the state name of the finished picture or clip.
+
+    `workflow` is "text" or "image": what a request starts from.
+    """
 
     model: str
     workflow: str

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from wire.generation import Exactness
 from wire.handle import Handle
 
 
@@ -43,10 +44,10 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class Described(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """The stage graph of a model in builtin types (`pipelines.graph.StageGraph`)."""
+    """The stage graphs of a model by workflow, in builtin types (`pipelines.graph.StageGraph`)."""
 
     model: str
-    graph: dict[str, Any]
+    graphs: dict[str, dict[str, Any]]
 
 
 class DescribeFailed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -85,20 +86,40 @@ class StepDone(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class StageDone(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """One stage of a task ended. `overhead_s` of it went to packing or unpacking its handoff."""
+    """One stage of a task ended. `overhead_s` of it went to packing or unpacking its handoff.
+
+    `output`: its handoff file, where the task asked to keep it behind this stage and it fitted.
+    """
 
     task_id: str
     stage: str
     started_at_s: float
     ended_at_s: float
     overhead_s: float = 0.0
+    output: Handle | None = None
+
+
+class CheckpointSaved(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The loop of a task can be continued after `step` steps, from any process of the node.
+
+    `checkpoint` None: it could not be written, `reason` says why; the task goes on.
+    """
+
+    task_id: str
+    step: int
+    checkpoint: Handle | None
+    reason: str = ""
 
 
 class TaskDone(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """All stages of a task ended. `output` is a handoff file, or an encoded picture after the last stage."""
+    """All stages of a task ended. `output` is a handoff file, or an encoded picture after the last stage.
+
+    `exactness` is what its stages kept of the promise: BITWISE unless something in this task lowered it.
+    """
 
     task_id: str
     output: Handle
+    exactness: Exactness = Exactness.BITWISE
 
 
 class TaskFailed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -113,6 +134,14 @@ class TaskCancelled(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
     task_id: str
     step: int
+
+
+class TaskPaused(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """A task left its loop after `step` steps, as asked; `checkpoint` continues it anywhere on the node."""
+
+    task_id: str
+    step: int
+    checkpoint: Handle
 
 
 class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -140,9 +169,11 @@ ToGateway = (
     | StageStarted
     | StepDone
     | StageDone
+    | CheckpointSaved
     | TaskDone
     | TaskFailed
     | TaskCancelled
+    | TaskPaused
     | Heartbeat
     | Goodbye
 )

@@ -1,7 +1,7 @@
 """Messages that a worker receives. The gateway is the only sender.
 
 A worker answers `Describe`, `LoadStages` and `RunTask` with exactly one terminal message each (see
-`wire.to_gateway`); the others are not answered.
+`wire.to_gateway`); the others are not answered, or only by what they do to a task.
 """
 
 from __future__ import annotations
@@ -52,7 +52,12 @@ class RunTask(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Run consecutive stages of one job as one call.
 
     `handoff` is the output of the stage before `stages[0]`, None when that is the first stage. The last
-    stage's output is written to the handoff store; outputs between merged stages stay in memory.
+    stage's output is written to the handoff store; outputs between merged stages stay in memory, except the
+    output of `keep_after`, which is written too and told in that stage's `StageDone`.
+
+    `checkpoint` continues a loop stage, which is then `stages[0]`, from where it was left; `handoff` is given
+    as well. With `checkpoint_every` above 0 the loop writes a checkpoint behind every so many steps. `joins`
+    names a task that runs its loop stage on this worker: the two go on in one batch, if the worker can.
     """
 
     task_id: str
@@ -61,6 +66,10 @@ class RunTask(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     stages: tuple[str, ...]
     generation: Generation
     handoff: Handle | None = None
+    keep_after: str | None = None
+    checkpoint: Handle | None = None
+    checkpoint_every: int = 0
+    joins: str | None = None
 
 
 class CancelTask(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -69,8 +78,17 @@ class CancelTask(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     task_id: str
 
 
+class PauseTask(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Leave a task's loop at its next step boundary with a checkpoint. Unknown ids are ignored.
+
+    A task that ends before it reaches a boundary answers as if it had not been asked.
+    """
+
+    task_id: str
+
+
 class Stop(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Leave after the running task, if any, was stopped at its next boundary."""
 
 
-ToWorker = Welcome | Refused | Describe | LoadStages | EvictStages | RunTask | CancelTask | Stop
+ToWorker = Welcome | Refused | Describe | LoadStages | EvictStages | RunTask | CancelTask | PauseTask | Stop

@@ -1,4 +1,4 @@
-"""What can go wrong on a device, and the one signal that is no error.
+"""What can go wrong on a device, and the two signals that are no errors.
 
 WorkerError
 |- StageNotResident     a task for a stage whose weights are not here (the gateway's fault)
@@ -6,10 +6,13 @@ WorkerError
 |- LoadRefused          a model source that cannot be loaded as asked (the operator's fault)
 `- HandoffRefused       a stage output that cannot be packed, or bytes that cannot be unpacked (ours)
 
-StopAtBoundary is a BaseException: diffusers logs a traceback for every Exception that passes a block.
+StopAtBoundary and PausedAtBoundary are BaseExceptions: diffusers logs a traceback for every Exception that
+passes a block.
 """
 
 from __future__ import annotations
+
+from wire.handle import Handle
 
 
 class WorkerError(Exception):
@@ -30,6 +33,15 @@ class LoadRefused(WorkerError):
 
 class HandoffRefused(WorkerError):
     """A stage output that cannot be packed, or bytes that are no packed output."""
+
+
+class PausedAtBoundary(BaseException):
+    """Raised inside the loop to leave it at a step boundary, whose checkpoint is in the store."""
+
+    def __init__(self, steps_done: int, checkpoint: Handle) -> None:
+        super().__init__(f"paused after {steps_done} steps")
+        self.steps_done = steps_done
+        self.checkpoint = checkpoint
 
 
 class StopAtBoundary(BaseException):

@@ -1,8 +1,10 @@
 """Listens inside a family's own denoise loop, without rewriting it.
 
 On a copy of the loop block `loop_step` is replaced: ours calls the original and then reports the boundary.
-The family's `__call__` keeps its preamble and clean-up. On a GPU the loop runs at most one step ahead of the
-device (an event per step), or progress and cancels would be told of steps that are only queued.
+The family's `__call__` keeps its preamble and clean-up. A loop that continues from a checkpoint passes over
+the steps that are done and puts the checkpoint in place before the first live one. On a GPU the loop runs at
+most one step ahead of the device (an event per step), or progress, pauses and cancels would be told of steps
+that are only queued.
 """
 
 from __future__ import annotations
@@ -13,7 +15,11 @@ from typing import Any
 
 import torch
 
-OnBoundary = Callable[[int, int], None]
+from worker.checkpoint import Checkpoint, capture, changed, restore
+
+Capture = Callable[[], Checkpoint]
+OnBoundary = Callable[[int, int, Capture], None]
+"""Called with steps done, steps in all, and what makes a checkpoint of this boundary."""
 
 
 class _Pace:
@@ -32,23 +38,43 @@ class _Pace:
         self._last.record()
 
 
-def tapped(block: Any, on_boundary: OnBoundary, device: torch.device) -> Any:
-    """A copy of loop `block` that calls `on_boundary(steps_done, steps)` at the start and after each step.
+def tapped(
+    block: Any,
+    on_boundary: OnBoundary,
+    device: torch.device,
+    generator: torch.Generator,
+    checkpoint: Checkpoint | None = None,
+) -> Any:
+    """A copy of loop `block` that calls `on_boundary` before its first live step and after each.
 
-    What `on_boundary` raises leaves the loop; it should be a `BaseException`.
+    What `on_boundary` raises leaves the loop; it should be a `BaseException`, because diffusers logs a
+    traceback for every `Exception`.
     """
     clone = copy.copy(block)
     pace = _Pace(device)
     original = block.loop_step
+    declared = frozenset(output.name for output in block.intermediate_outputs)
+    began: dict[str, Any] = {}
+    first = 0 if checkpoint is None else checkpoint.step
 
     def loop_step(components: Any, state: Any, **kwargs: Any) -> Any:
-        steps = len(state.timesteps)
-        if kwargs["i"] == 0:
-            on_boundary(0, steps)
-        result = original(components, state, **kwargs)
+        i, steps = kwargs["i"], len(state.timesteps)
+        if not began:
+            began.update(vars(state))
+
+        def captured(step: int) -> Capture:
+            return lambda: capture(step, changed(began, state) | declared, state, components, generator)
+
+        if i < first:
+            return components, state
+        if i == first:
+            if checkpoint is not None:
+                restore(checkpoint, state, components, generator)
+            on_boundary(i, steps, captured(i))
+        components, state = original(components, state, **kwargs)
         pace.wait()
-        on_boundary(kwargs["i"] + 1, steps)
-        return result
+        on_boundary(i + 1, steps, captured(i + 1))
+        return components, state
 
     clone.loop_step = loop_step
     return clone

@@ -24,11 +24,14 @@ _GENERATOR = "#generator"
 
 @dataclass(frozen=True)
 class Payload:
-    """What flows from one stage to the next. `tags`: the kwargs types under which a name is known."""
+    """What flows from one stage to the next. `tags`: the kwargs types under which a name is known.
+
+    `generator_state` None: nothing random was drawn yet, so the payload does not depend on the seed.
+    """
 
     values: dict[str, Any]
     tags: dict[str, list[str]] = field(default_factory=dict)
-    generator_state: torch.Tensor = field(default_factory=lambda: torch.Generator("cpu").get_state())
+    generator_state: torch.Tensor | None = None
 
     def to(self, device: torch.device) -> Payload:
         """The same with every tensor in `values` on `device`."""
@@ -41,7 +44,9 @@ class Payload:
 
 def pack(payload: Payload) -> tuple[bytes, tuple[TensorInfo, ...]]:
     """The payload as bytes, and what tensors are inside. Raises `HandoffRefused` naming the value."""
-    tensors: dict[str, torch.Tensor] = {_GENERATOR: payload.generator_state}
+    tensors: dict[str, torch.Tensor] = {}
+    if payload.generator_state is not None:
+        tensors[_GENERATOR] = payload.generator_state
     values = {name: _flatten(name, value, tensors) for name, value in payload.values.items()}
     tree: bytes = msgpack.packb({"values": values, "tags": payload.tags})
     named = tuple(
@@ -58,7 +63,7 @@ def unpack(data: bytes) -> Payload:
         tree = msgpack.unpackb(data[_LENGTH_BYTES : _LENGTH_BYTES + length])
         tensors = safetensors.torch.load(data[_LENGTH_BYTES + length :])
         values = {name: _restore(node, tensors) for name, node in tree["values"].items()}
-        return Payload(values=values, tags=tree["tags"], generator_state=tensors[_GENERATOR])
+        return Payload(values=values, tags=tree["tags"], generator_state=tensors.get(_GENERATOR))
     except (KeyError, TypeError, ValueError, msgpack.UnpackException, safetensors.SafetensorError) as error:
         raise HandoffRefused(f"not a packed stage output: {error}") from error
 

@@ -1,4 +1,4 @@
-"""Finished pixels as files: a picture as PNG, a clip as animated PNG."""
+"""Pictures as files: finished pixels as PNG, a clip as animated PNG, and source pictures back from theirs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,20 @@ import numpy as np
 import torch
 from PIL import Image
 
+from worker.errors import HandoffRefused
+
 _FRAMES_PER_SECOND = 16
+
+
+def decode_picture(data: bytes) -> Image.Image:
+    """The picture in RGB, transparency laid on white. Raises `HandoffRefused` if `data` is no picture."""
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            with_alpha = picture.convert("RGBA")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise HandoffRefused(f"not a picture: {error}") from error
+    white = Image.new("RGBA", with_alpha.size, "white")
+    return Image.alpha_composite(white, with_alpha).convert("RGB")
 
 
 def encode_png(pixels: torch.Tensor) -> bytes:

@@ -21,7 +21,7 @@ from wire.handoff import HandoffStore
 from wire.runtime import node_name
 from wire.sockets import WorkerSocket
 from wire.to_gateway import Goodbye, Heartbeat, Hello, ToGateway
-from wire.to_worker import CancelTask, Refused, Stop, Welcome
+from wire.to_worker import CancelTask, PauseTask, Refused, Stop, Welcome
 from worker.config import WorkerConfig
 from worker.device import DeviceLoop
 
@@ -116,6 +116,8 @@ async def _receive(link: WorkerSocket, device_loop: DeviceLoop) -> None:
                 return
             case CancelTask():
                 device_loop.cancel(message.task_id)
+            case PauseTask():
+                device_loop.pause(message.task_id)
             case Welcome() | Refused():
                 continue
             case _:

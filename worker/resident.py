@@ -41,17 +41,20 @@ class ResidentModel:
         self.name = name
         self.model = model
         self.device = device
-        self.graph: StageGraph = derive(name, model)
+        self.graphs: dict[str, StageGraph] = derive(name, model)
         # weights are stored narrow; a CPU computes in float32, which is both faster there and closer
         self.dtype = torch.float32 if device.type == "cpu" else _DTYPES[model.dtype]
-        self.blocks: dict[str, Any] = workflow_blocks(model)
+        self.blocks: dict[str, dict[str, Any]] = {
+            workflow: workflow_blocks(model, workflow) for workflow in self.graphs
+        }
         self.pipe: Any = init_pipeline(model)
         self.input_defaults: tuple[tuple[str, Any, str | None], ...] = tuple(
             (parameter.name, parameter.default, parameter.kwargs_type)
             for parameter in self.pipe.blocks.inputs
             if parameter.name
         )
-        for block in (*self.blocks.values(), *_walk(self.pipe._blocks)):
+        leaves = [block for blocks in self.blocks.values() for block in blocks.values()]
+        for block in (*leaves, *_walk(self.pipe._blocks)):
             if is_loop(block):
                 block.set_progress_bar_config(disable=True)
         self._weights = weight_components(self.pipe)
@@ -59,6 +62,12 @@ class ResidentModel:
         self._load_small_parts()
         for component in self._weights:
             self._put_stand_in(component)
+
+    @property
+    def stage_names(self) -> tuple[str, ...]:
+        """Names of all stages, over all workflows."""
+        longest_first = sorted(self.graphs.values(), key=lambda graph: -len(graph.stages))
+        return tuple(dict.fromkeys(name for graph in longest_first for name in graph.names))
 
     @property
     def stages(self) -> frozenset[str]:
@@ -77,17 +86,17 @@ class ResidentModel:
             )
         )
 
-    def require(self, name: str) -> Stage:
+    def require(self, name: str, workflow: str) -> Stage:
         """The stage, if it can run here. Raises `StageNotResident`."""
         if name not in self._stages:
             raise StageNotResident(f"stage {name} of {self.name} is not resident on this worker")
-        return self.graph.stage(name)
+        return self.graphs[workflow].stage(name)
 
     def load(self, stages: tuple[str, ...]) -> None:
         """Make `stages` resident. If a part fails, raises `LoadRefused` and the stages stay as they were."""
         for name in stages:
-            if name not in self.graph.names:
-                raise LoadRefused(f"{self.name} has no stage {name!r}; it has {', '.join(self.graph.names)}")
+            if name not in self.stage_names:
+                raise LoadRefused(f"{self.name} has no stage {name!r}; it has {', '.join(self.stage_names)}")
         wanted = self._needed(set(stages)) - self._held()
         loaded = {component: self._load_weights(component) for component in sorted(wanted)}
         for component, module in loaded.items():
@@ -100,12 +109,14 @@ class ResidentModel:
         for component in self._held() - self._needed(self._stages):
             self._put_stand_in(component)
 
-    def loop_block(self, stage: Stage) -> str | None:
-        """The dotted name of the denoise loop among the blocks of `stage`."""
-        return next((name for name in stage.blocks if is_loop(self.blocks[name])), None)
-
     def _needed(self, stages: set[str]) -> set[str]:
-        return {component for name in stages for component in self.graph.stage(name).loaded}
+        return {
+            component
+            for graph in self.graphs.values()
+            for stage in graph.stages
+            if stage.name in stages
+            for component in stage.loaded
+        }
 
     def _held(self) -> set[str]:
         return {name for name in self._weights if isinstance(getattr(self.pipe, name), torch.nn.Module)}

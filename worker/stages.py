@@ -10,34 +10,45 @@ from typing import Any
 
 import torch
 from diffusers.modular_pipelines import PipelineState
+from PIL import Image
 
+from pipelines.derive import is_loop
+from pipelines.graph import StageGraph
 from wire.generation import Generation
+from worker.checkpoint import Checkpoint
 from worker.errors import HandoffRefused
-from worker.loop_tap import OnBoundary, tapped
+from worker.loop_tap import Capture, OnBoundary, tapped
 from worker.packing import Payload
 from worker.resident import ResidentModel
 from worker.task_pipeline import task_generator, task_inputs, task_pipeline
 
 
-def _ignore(steps_done: int, steps: int) -> None:
+def _ignore(steps_done: int, steps: int, capture: Capture) -> None:
     pass
 
 
 class StageRun:
     """One job's way through consecutive stages on one worker.
 
-    Made from the request and, unless the first stage is to run here, the payload of the stage before.
+    Made from the request, the picture that it starts from if it does, and, unless the first stage is to run
+    here, the payload of the stage before.
     """
 
     def __init__(
-        self, resident: ResidentModel, generation: Generation, payload: Payload | None = None
+        self,
+        resident: ResidentModel,
+        generation: Generation,
+        payload: Payload | None = None,
+        image: Image.Image | None = None,
     ) -> None:
         self._resident = resident
+        self._workflow = generation.workflow
         self._generator = task_generator(generation)
-        if payload is not None:
+        self._first_state = self._generator.get_state()
+        if payload is not None and payload.generator_state is not None:
             self._generator.set_state(payload.generator_state)
         self._pipe = task_pipeline(resident, generation, self._generator)
-        self._inputs = task_inputs(resident, generation, self._generator)
+        self._inputs = task_inputs(resident, generation, self._generator, image)
         self._state = PipelineState()
         for name, default, kwargs_type in resident.input_defaults:
             self._state.set(name, self._inputs.get(name, default), kwargs_type)
@@ -46,25 +57,25 @@ class StageRun:
         if payload is not None:
             self._receive(payload)
 
-    def run(self, name: str, on_boundary: OnBoundary = _ignore) -> None:
-        """Run stage `name`. Raises what its blocks raise, and what `on_boundary` raises.
+    def run(self, name: str, on_boundary: OnBoundary = _ignore, checkpoint: Checkpoint | None = None) -> None:
+        """Run stage `name`, a loop from `checkpoint` on. Raises what its blocks and `on_boundary` raise.
 
         Raises `StageNotResident`. After a raise this object is spent.
         """
-        stage = self._resident.require(name)
+        stage = self._resident.require(name, self._workflow)
         pipe, state = self._pipe, self._state
         with torch.no_grad():
             for dotted in stage.blocks:
-                block = self._resident.blocks[dotted]
-                if dotted == self._resident.loop_block(stage):
-                    block = tapped(block, on_boundary, self._resident.device)
+                block = self._resident.blocks[self._workflow][dotted]
+                if is_loop(block):
+                    block = tapped(block, on_boundary, self._resident.device, self._generator, checkpoint)
                 pipe, state = block(pipe, state)
         if self._resident.device.type == "cuda":
             torch.cuda.synchronize(self._resident.device)
 
     def payload(self, after: str) -> Payload:
         """What the stages behind `after` need."""
-        carried = self._resident.graph.carried(after)
+        carried = self._graph.carried(after)
         values = {
             name: value
             for name, value in self._state.values.items()
@@ -74,14 +85,20 @@ class StageRun:
             name: [tag for tag, names in self._state.kwargs_mapping.items() if name in names]
             for name in values
         }
-        return Payload(values=values, tags=tags, generator_state=self._generator.get_state())
+        drawn = self._generator.get_state()
+        unchanged = torch.equal(drawn, self._first_state)
+        return Payload(values=values, tags=tags, generator_state=None if unchanged else drawn)
 
     def output(self) -> torch.Tensor:
         """The finished picture [1, C, H, W] or clip [1, F, C, H, W], values in 0..1, on the CPU."""
-        value = self._state.get(self._resident.graph.output)
+        value = self._state.get(self._graph.output)
         if not isinstance(value, torch.Tensor):
-            raise HandoffRefused(f"{self._resident.graph.output} is {type(value).__name__}, not a tensor")
+            raise HandoffRefused(f"{self._graph.output} is {type(value).__name__}, not a tensor")
         return value.detach().cpu()
+
+    @property
+    def _graph(self) -> StageGraph:
+        return self._resident.graphs[self._workflow]
 
     def _receive(self, payload: Payload) -> None:
         moved = payload.to(self._resident.device)

@@ -15,9 +15,11 @@ from typing import Any
 import torch
 from diffusers import SchedulerMixin
 from diffusers.guiders import BaseGuidance
+from PIL import Image
 
 from pipelines.families import pipeline_inputs
 from wire.generation import Generation
+from worker.errors import HandoffRefused
 from worker.resident import ResidentModel
 
 
@@ -45,18 +47,24 @@ def task_pipeline(resident: ResidentModel, generation: Generation, generator: to
 
 
 def task_inputs(
-    resident: ResidentModel, generation: Generation, generator: torch.Generator
+    resident: ResidentModel,
+    generation: Generation,
+    generator: torch.Generator,
+    image: Image.Image | None = None,
 ) -> dict[str, Any]:
-    """What the whole pipeline would be called with."""
+    """What the whole pipeline would be called with. Raises `HandoffRefused` if its picture is missing."""
+    if (image is None) != (generation.image is None):
+        raise HandoffRefused("a task that starts from a picture needs it, and no other does")
     model = resident.model
-    return {**pipeline_inputs(model.family_table, generation, model.inputs), "generator": generator}
+    inputs = {**pipeline_inputs(model.family_table, generation, model.inputs), "generator": generator}
+    return inputs if image is None else {**inputs, "image": image}
 
 
-def run_whole(resident: ResidentModel, generation: Generation) -> Any:
+def run_whole(resident: ResidentModel, generation: Generation, image: Image.Image | None = None) -> Any:
     """The reference: the whole modular pipeline, called once. Returns diffusers' `PipelineState`.
 
     Needs every stage resident. This is what a split run has to equal bit for bit.
     """
     generator = task_generator(generation)
     pipe = task_pipeline(resident, generation, generator)
-    return pipe(**task_inputs(resident, generation, generator))
+    return pipe(**task_inputs(resident, generation, generator, image))

@@ -204,8 +204,12 @@ class ScriptedWorker:
                     if fate == "fail":
                         await self._say(DescribeFailed(model=order.model, reason="no such blocks"))
                     else:
-                        described = {} if fate == "lie" else msgspec.to_builtins(graph(order.model))
-                        await self._say(Described(model=order.model, graph=described))
+                        described = (
+                            {"text": {}}
+                            if fate == "lie"
+                            else msgspec.to_builtins({"text": graph(order.model)})
+                        )
+                        await self._say(Described(model=order.model, graphs=described))
                 case LoadStages() as order:
                     await self._load(order)
                 case EvictStages():
@@ -326,7 +330,7 @@ class ScriptedWorker:
             StepDone(task_id=order.task_id, step=10**9, steps=1, done_at_s=now_s),
             StageStarted(task_id=order.task_id, stage=stage, started_at_s=now_s),
             StageStarted(task_id=order.task_id, stage=stage, started_at_s=now_s),
-            Described(model="another", graph={}),
+            Described(model="another", graphs={}),
             StagesLoaded(model="another", stages=("x",), load_s=0.0, resident_bytes=5),
         ):
             await self._say(message)

@@ -20,7 +20,7 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def test_stages_and_what_flows(model: Model) -> None:
-    graph = derive("tiny", model)
+    graph = derive("tiny", model)["text"]
     assert graph.names == ("text_encoder", "denoise", "decode")
     assert [stage.kind for stage in graph.stages] == ["encode", "diffuse", "decode"]
     assert graph.loop_stage == "denoise"
@@ -35,13 +35,13 @@ def test_stages_and_what_flows(model: Model) -> None:
 
 
 def test_every_weight_belongs_to_a_stage(model: Model) -> None:
-    graph = derive("tiny", model)
+    graph = derive("tiny", model)["text"]
     loaded = [component for stage in graph.stages for component in stage.loaded]
     assert len(loaded) == len(set(loaded))
 
 
 def test_a_graph_survives_json(model: Model) -> None:
-    graph = derive("tiny", model)
+    graph = derive("tiny", model)["text"]
     assert msgspec.json.decode(msgspec.json.encode(graph), type=StageGraph) == graph
 
 

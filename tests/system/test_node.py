@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from pipelines.catalogue import Model
-from tests.families.tiny import sd3
+from tests.families.sd3 import sd3
 from tests.system.node import CHECKOUT, Node, catalogue_file, running_node
 from wire.generation import Generation
 from worker.pictures import encode_png

@@ -33,9 +33,11 @@ def _sample(kind: Any) -> Any:
     if origin is tuple:
         return (_sample(arguments[0]),) * 2
     if origin is dict:
-        return {"key": "value"}
+        return {"key": _sample(arguments[1])}
     if origin in (typing.Union, types.UnionType):
         return _sample(next(argument for argument in arguments if argument is not type(None)))
+    if kind is Any:
+        return "value"
     return {str: "text", int: 7, float: 1.5, bool: True}[kind]
 
 

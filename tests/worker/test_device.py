@@ -16,7 +16,8 @@ from PIL import Image, ImageSequence
 
 from pipelines.catalogue import Model, to_entry
 from pipelines.graph import StageGraph
-from tests.families.tiny import sd3, wan
+from tests.families.sd3 import sd3
+from tests.families.wan import wan
 from wire.generation import Generation
 from wire.handoff import HandoffStore
 from wire.to_gateway import (
@@ -96,7 +97,7 @@ def _task(task_id: str, *stages: str, steps: int = 3, **changes: Any) -> RunTask
 
 def test_describe_gives_the_graph(driver: Driver, model: Model) -> None:
     driver.loop.submit(Describe(model="tiny", entry=to_entry(model)))
-    graph = msgspec.convert(driver.until(Described).graph, StageGraph)
+    graph = msgspec.convert(driver.until(Described).graphs["text"], StageGraph)
     assert graph.names == STAGES
     assert [stage.kind for stage in graph.stages] == ["encode", "diffuse", "decode"]
     assert graph.loop_stage == "denoise"
