@@ -212,7 +212,7 @@ class DeviceLoop:
         return StageRun(resident, task.generation, payload, picture), checkpoint
 
     def _kept(self, done: StageDone, run: StageRun) -> StageDone:
-        """`done` with its stage's output in the store; without it if the store is full, which is no failure."""
+        """`done` with its stage's output in the store; without if the store is full, which is no failure."""
         packing_from_s = time.monotonic()
         data, tensors = pack(run.payload(done.stage))
         try:
