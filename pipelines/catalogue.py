@@ -26,6 +26,8 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     GPU; on a CPU weights are widened to float32. Sizes are in pixels, both sides multiples of
     `size_multiple_px`. `inputs` are constant inputs of its pipeline. `sampler` replaces the model's own
     scheduler. `adapters`: LoRA adapters by name, each a safetensors file or a folder that holds one.
+    `decode_tile_px`: side of a tile of a tiled decode, the VAE's own where None; a multiple of
+    `size_multiple_px`. `decode_bytes_per_px` replaces the family's figure for a VAE of another width.
     """
 
     source: str
@@ -44,6 +46,8 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     max_prompt_chars: Positive = 4000
     sampler: str | None = None
     adapters: dict[str, str] = {}
+    decode_tile_px: Positive | None = None
+    decode_bytes_per_px: Positive | None = None
     inputs: dict[str, Any] = {}
 
     @property

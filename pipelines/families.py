@@ -33,6 +33,11 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
     request starts from, "text" or "image". `guidance`: "guider" (a fresh guider per task), "input" (of the
     network) or "none". `predicts`: what its networks are trained to predict. `samplers`: names in
     `pipelines.samplers.SAMPLERS` that were found to run, exactly, with it.
+
+    `takes_lora`, `tiles_decode`: whether diffusers' class of its denoiser takes adapters, and its VAE decodes
+    in tiles. `decode_bytes_per_px`: bytes at the peak of a full decode in 16 bits, weights not counted, per
+    pixel of each of the `decode_frames_at_once` frames that its VAE has in work together. The default is
+    that of the VAE with 128 channels at full size that SD, SDXL, SD3 and Flux share.
     """
 
     blocks: str
@@ -43,6 +48,10 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
     predicts: Literal["flow", "noise"]
     samplers: tuple[str, ...]
     runs_unguided: bool = True
+    takes_lora: bool = True
+    tiles_decode: bool = True
+    decode_bytes_per_px: int = 1536
+    decode_frames_at_once: int = 1
 
 
 FAMILIES: dict[str, Family] = {
@@ -70,6 +79,78 @@ FAMILIES: dict[str, Family] = {
         predicts="flow",
         samplers=("flow-euler", "flow-lcm", "unipc-flow", "dpm++-flow"),
     ),
+    "flux2": Family(
+        blocks="Flux2AutoBlocks",
+        workflows={
+            "text": Workflow(name="text2image"),
+            "image": Workflow(name="image_conditioned"),
+        },
+        guidance="input",
+        takes_negative_prompt=False,
+        output="images",
+        predicts="flow",
+        samplers=("flow-euler", "flow-lcm", "unipc-flow", "dpm++-flow"),
+    ),
+    "flux2-klein": Family(
+        blocks="Flux2KleinAutoBlocks",
+        workflows={
+            "text": Workflow(name="text2image"),
+            "image": Workflow(name="image_conditioned"),
+        },
+        guidance="none",
+        takes_negative_prompt=False,
+        output="images",
+        predicts="flow",
+        samplers=("flow-euler", "flow-lcm", "unipc-flow", "dpm++-flow"),
+    ),
+    "flux2-klein-base": Family(
+        blocks="Flux2KleinBaseAutoBlocks",
+        workflows={
+            "text": Workflow(name="text2image"),
+            "image": Workflow(name="image_conditioned"),
+        },
+        guidance="guider",
+        takes_negative_prompt=False,
+        output="images",
+        predicts="flow",
+        samplers=("flow-euler", "flow-lcm", "unipc-flow", "dpm++-flow"),
+    ),
+    "qwen-image": Family(
+        blocks="QwenImageAutoBlocks",
+        workflows={
+            "text": Workflow(name="text2image"),
+            "image": Workflow(name="image2image", takes_strength=True),
+        },
+        guidance="guider",
+        takes_negative_prompt=True,
+        output="images",
+        predicts="flow",
+        samplers=("flow-euler", "flow-lcm", "unipc-flow"),
+    ),
+    "z-image": Family(
+        blocks="ZImageAutoBlocks",
+        workflows={
+            "text": Workflow(name="text2image"),
+            "image": Workflow(name="image2image", takes_strength=True),
+        },
+        guidance="guider",
+        takes_negative_prompt=True,
+        output="images",
+        predicts="flow",
+        samplers=("flow-euler", "flow-lcm"),
+    ),
+    "sdxl": Family(
+        blocks="StableDiffusionXLAutoBlocks",
+        workflows={
+            "text": Workflow(name="text2image"),
+            "image": Workflow(name="image2image", takes_strength=True),
+        },
+        guidance="guider",
+        takes_negative_prompt=True,
+        output="images",
+        predicts="noise",
+        samplers=("euler", "euler-a", "unipc", "dpm++", "dpm++-sde", "lcm"),
+    ),
     "wan": Family(
         blocks="WanBlocks",
         workflows={"text": Workflow()},
@@ -80,6 +161,8 @@ FAMILIES: dict[str, Family] = {
         samplers=("flow-euler", "flow-lcm", "unipc-flow", "dpm++-flow"),
         # diffusers 0.42's text stage leaves a variable unset when guidance is off
         runs_unguided=False,
+        decode_bytes_per_px=1536,
+        decode_frames_at_once=4,
     ),
 }
 
@@ -89,8 +172,22 @@ def is_guided(family: Family, guidance_scale: float) -> bool:
     return family.guidance == "guider" and guidance_scale > 1.0
 
 
-def check_fields(family: Family, *, guidance_scale: float, negative_prompt: str | None) -> None:
-    """Raises `FieldRefused` for a field that would have no effect or that the family cannot run with."""
+def check_fields(
+    family: Family,
+    *,
+    guidance_scale: float,
+    negative_prompt: str | None,
+    lora: str | None = None,
+    tiled_decode: bool = False,
+) -> None:
+    """Raises `FieldRefused` for a field that would have no effect or that the family cannot run with.
+
+    `lora`: the adapter's name.
+    """
+    if lora is not None and not family.takes_lora:
+        raise FieldRefused("lora", "this model takes no LoRA adapters")
+    if tiled_decode and not family.tiles_decode:
+        raise FieldRefused("tiled_decode", "this model's VAE does not decode in tiles")
     if not family.runs_unguided and not is_guided(family, guidance_scale):
         raise FieldRefused("guidance_scale", "guidance_scale must be above 1 for this model")
     if family.guidance == "guider" and guidance_scale < 1.0:
