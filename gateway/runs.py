@@ -29,6 +29,7 @@ from planner.types import Shape, StageSample
 from wire.generation import Generation
 from wire.handle import Handle
 from wire.to_gateway import (
+    CheckpointSaved,
     FailureKind,
     StageDone,
     StageStarted,
@@ -36,6 +37,7 @@ from wire.to_gateway import (
     TaskCancelled,
     TaskDone,
     TaskFailed,
+    TaskPaused,
 )
 from wire.to_worker import CancelTask, RunTask, ToWorker
 
@@ -43,7 +45,9 @@ log = logging.getLogger(__name__)
 
 WARM_UP_HOLD_S = 1.0
 
-TaskMessage = StageStarted | StepDone | StageDone | TaskDone | TaskFailed | TaskCancelled
+TaskMessage = (
+    StageStarted | StepDone | StageDone | CheckpointSaved | TaskDone | TaskFailed | TaskCancelled | TaskPaused
+)
 
 
 class Owner(Protocol):
@@ -87,9 +91,11 @@ class Runs:
             StageStarted: self._stage_started,
             StepDone: self._step_done,
             StageDone: self._stage_done,
+            CheckpointSaved: self._checkpoint_saved,
             TaskDone: self._task_done,
             TaskFailed: self._task_failed,
             TaskCancelled: self._task_cancelled,
+            TaskPaused: self._task_paused,
         }
         self.warm_ups = WarmUps(graph)
         self._samples: list[StageSample] = []
@@ -291,3 +297,15 @@ class Runs:
         if job := self._job_of(task):
             # nobody asked for it: counted like a death, so that a worker cannot do so for ever
             self._setbacks.work_lost(job, task.stages[-1], f"{worker.worker_id} gave it up")
+
+    def _checkpoint_saved(self, worker: Worker, task: Task, message: CheckpointSaved) -> None:
+        """No task asks for checkpoints: the file is nobody's."""
+        if message.checkpoint is not None:
+            self._handoffs.discard(message.checkpoint)
+
+    def _task_paused(self, worker: Worker, task: Task, message: TaskPaused) -> None:
+        """No task is asked to pause: as if it had been given up."""
+        self._handoffs.discard(message.checkpoint)
+        worker.ended(task)
+        if job := self._job_of(task):
+            self._setbacks.work_lost(job, task.stages[-1], f"{worker.worker_id} paused it unasked")
