@@ -33,7 +33,7 @@ def needs_tiles(
     *,
     on_cpu: bool = False,
 ) -> bool:
-    """Whether the full decode would need more than `memory_bytes`, and the family's VAE can do it in tiles."""
+    """Whether the full decode would need more than `memory_bytes`, and the VAE can do it in tiles instead."""
     if not model.family_table.tiles_decode:
         return False
     return decode_peak_bytes(model, width_px, height_px, num_frames, on_cpu=on_cpu) > memory_bytes

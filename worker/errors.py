@@ -4,6 +4,7 @@ WorkerError
 |- StageNotResident     a task for a stage whose weights are not here (the gateway's fault)
 |- ComponentNotHeld     a block wanted the weights of a part that this worker does not hold (ours)
 |- LoadRefused          a model source that cannot be loaded as asked (the operator's fault)
+|- AdapterRefused       a LoRA adapter that is missing or does not fit the model (the operator's fault)
 `- HandoffRefused       a stage output that cannot be packed, or bytes that cannot be unpacked (ours)
 
 StopAtBoundary and PausedAtBoundary are BaseExceptions: diffusers logs a traceback for every Exception that
@@ -29,6 +30,14 @@ class ComponentNotHeld(WorkerError):
 
 class LoadRefused(WorkerError):
     """A model source that cannot be loaded as asked."""
+
+
+class AdapterRefused(WorkerError):
+    """A LoRA adapter that is missing or does not fit the model. `adapter` is its name in the request."""
+
+    def __init__(self, adapter: str, reason: str) -> None:
+        super().__init__(f"adapter {adapter!r}: {reason}")
+        self.adapter = adapter
 
 
 class HandoffRefused(WorkerError):

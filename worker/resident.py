@@ -8,6 +8,7 @@ some families the wrong class, the wrong config or no guider.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -15,6 +16,8 @@ import torch
 from pipelines.catalogue import Model
 from pipelines.derive import derive, init_pipeline, is_loop, weight_components, workflow_blocks
 from pipelines.graph import Stage, StageGraph
+from wire.generation import Adapter
+from worker.adapters import DENOISERS, AdapterCache
 from worker.config_only import stand_in
 from worker.errors import LoadRefused, StageNotResident
 
@@ -59,6 +62,7 @@ class ResidentModel:
                 block.set_progress_bar_config(disable=True)
         self._weights = weight_components(self.pipe)
         self._stages: set[str] = set()
+        self._adapters = AdapterCache()
         self._load_small_parts()
         for component in self._weights:
             self._put_stand_in(component)
@@ -91,6 +95,11 @@ class ResidentModel:
         if name not in self._stages:
             raise StageNotResident(f"stage {name} of {self.name} is not resident on this worker")
         return self.graphs[workflow].stage(name)
+
+    def adapted(self, adapter: Adapter | None) -> AbstractContextManager[None]:
+        """Inside, the denoise stage runs with `adapter`, or as the base with None. See `AdapterCache.put_on`."""
+        denoisers = {name: getattr(self.pipe, name) for name in self._held() if name in DENOISERS}
+        return self._adapters.put_on(denoisers, adapter)
 
     def load(self, stages: tuple[str, ...]) -> None:
         """Make `stages` resident. If a part fails, raises `LoadRefused` and the stages stay as they were."""

@@ -43,6 +43,7 @@ class StageRun:
     ) -> None:
         self._resident = resident
         self._workflow = generation.workflow
+        self._adapter = generation.adapter
         self._generator = task_generator(generation)
         self._first_state = self._generator.get_state()
         if payload is not None and payload.generator_state is not None:
@@ -64,7 +65,7 @@ class StageRun:
         """
         stage = self._resident.require(name, self._workflow)
         pipe, state = self._pipe, self._state
-        with torch.no_grad():
+        with torch.no_grad(), self._resident.adapted(self._adapter if stage.has_loop else None):
             for dotted in stage.blocks:
                 block = self._resident.blocks[self._workflow][dotted]
                 if is_loop(block):

@@ -67,4 +67,5 @@ def run_whole(resident: ResidentModel, generation: Generation, image: Image.Imag
     """
     generator = task_generator(generation)
     pipe = task_pipeline(resident, generation, generator)
-    return pipe(**task_inputs(resident, generation, generator, image))
+    with resident.adapted(generation.adapter):
+        return pipe(**task_inputs(resident, generation, generator, image))
