@@ -86,7 +86,8 @@ def _derive(name: str, model: Model, pipe: Any, workflow: str) -> StageGraph:
             kind = "diffuse"
         elif kind == "diffuse":
             kind = "decode"
-        stages.append(_stage(stage_name, kind, blocks, weights, tagged))
+        held = weights - set(model.family_table.sizes_only) if kind == "diffuse" else weights
+        stages.append(_stage(stage_name, kind, blocks, held, tagged))
     graph = StageGraph(
         model=name,
         workflow=workflow,

@@ -31,8 +31,9 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
 
     `blocks` names diffusers' class of blocks, or a class of ours as "module:Class". `workflows`: by what a
     request starts from, "text" or "image". `guidance`: "guider" (a fresh guider per task), "input" (of the
-    network) or "none". `predicts`: what its networks are trained to predict. `samplers`: names in
-    `pipelines.samplers.SAMPLERS` that were found to run, exactly, with it.
+    network) or "none", where `guidance_scale` is always 1. `predicts`: what its networks are trained to
+    predict. `samplers`: names in `pipelines.samplers.SAMPLERS` that were found to run, exactly, with it.
+    `sizes_only`: parts that the stage of the loop declares, but takes nothing from except sizes.
 
     `takes_lora`, `tiles_decode`: whether diffusers' class of its denoiser takes adapters, and its VAE decodes
     in tiles. `decode_bytes_per_px`: bytes at the peak of a full decode in 16 bits, weights not counted, per
@@ -48,6 +49,7 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
     predicts: Literal["flow", "noise"]
     samplers: tuple[str, ...]
     runs_unguided: bool = True
+    sizes_only: tuple[str, ...] = ()
     takes_lora: bool = True
     tiles_decode: bool = True
     decode_bytes_per_px: int = 1536
@@ -150,6 +152,7 @@ FAMILIES: dict[str, Family] = {
         output="images",
         predicts="noise",
         samplers=("euler", "euler-a", "unipc", "dpm++", "dpm++-sde", "lcm"),
+        sizes_only=("vae",),
     ),
     "wan": Family(
         blocks="WanBlocks",
@@ -172,24 +175,35 @@ def is_guided(family: Family, guidance_scale: float) -> bool:
     return family.guidance == "guider" and guidance_scale > 1.0
 
 
+_WITHOUT = {"text": " without a picture to start from", "image": ", for which a picture is a condition"}
+
+
 def check_fields(
     family: Family,
     *,
     guidance_scale: float,
     negative_prompt: str | None,
+    workflow: str = "text",
+    strength: float | None = None,
     lora: str | None = None,
     tiled_decode: bool = False,
 ) -> None:
     """Raises `FieldRefused` for a field that would have no effect or that the family cannot run with.
 
-    `lora`: the adapter's name.
+    `workflow`: "image" if the request starts from a picture. `lora`: the adapter's name.
     """
+    if workflow not in family.workflows:
+        raise FieldRefused("image", "this model does not start from a picture")
+    if strength is not None and not family.workflows[workflow].takes_strength:
+        raise FieldRefused("strength", "strength has no effect on this model" + _WITHOUT[workflow])
     if lora is not None and not family.takes_lora:
         raise FieldRefused("lora", "this model takes no LoRA adapters")
     if tiled_decode and not family.tiles_decode:
         raise FieldRefused("tiled_decode", "this model's VAE does not decode in tiles")
     if not family.runs_unguided and not is_guided(family, guidance_scale):
         raise FieldRefused("guidance_scale", "guidance_scale must be above 1 for this model")
+    if family.guidance == "none" and guidance_scale != 1.0:
+        raise FieldRefused("guidance_scale", "guidance_scale has no effect on this model, which is distilled")
     if family.guidance == "guider" and guidance_scale < 1.0:
         raise FieldRefused("guidance_scale", "guidance_scale must be at least 1, which is unguided")
     if negative_prompt is None:
@@ -219,6 +233,6 @@ def pipeline_inputs(family: Family, generation: Generation, extra: dict[str, Any
         inputs["strength"] = generation.strength
     if family.guidance == "input":
         inputs["guidance_scale"] = generation.guidance_scale
-    if is_guided(family, generation.guidance_scale):
+    if family.takes_negative_prompt and is_guided(family, generation.guidance_scale):
         inputs["negative_prompt"] = generation.negative_prompt or ""
     return inputs

@@ -20,6 +20,8 @@ from worker.packing import Payload
 
 # the config, which does not change, and `step`, which each task binds to its own generator
 _NOT_STATE = ("_internal_dict", "step")
+# stands for the job's generator wherever a loop keeps it among its values (SDXL's arguments of `step`)
+_GENERATOR = "#generator"
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,9 @@ def capture(
     held = vars(state)
     return Checkpoint(
         step=step,
-        values={name: held[name] for name in sorted(names) if name in held},
+        values={
+            name: _replaced(held[name], generator, _GENERATOR) for name in sorted(names) if name in held
+        },
         parts={name: _state_of(part) for name, part in _stateful(components).items()},
         generator_state=generator.get_state(),
     )
@@ -70,7 +74,7 @@ def changed(began: dict[str, Any], state: Any) -> frozenset[str]:
 def restore(checkpoint: Checkpoint, state: Any, components: Any, generator: torch.Generator) -> None:
     """Puts the loop where it was. Schedulers are expected as the stage's own preparation leaves them."""
     for name, value in checkpoint.values.items():
-        setattr(state, name, value)
+        setattr(state, name, _replaced(value, _GENERATOR, generator))
     stateful = _stateful(components)
     if stateful.keys() != checkpoint.parts.keys():
         here, there = ", ".join(sorted(stateful)), ", ".join(sorted(checkpoint.parts))
@@ -91,6 +95,20 @@ def _stateful(components: Any) -> dict[str, Any]:
 
 def _state_of(part: Any) -> dict[str, Any]:
     return {name: value for name, value in vars(part).items() if name not in _NOT_STATE}
+
+
+def _replaced(value: Any, old: Any, new: Any) -> Any:
+    """`value` with `new` for every `old` in it."""
+    match value:
+        case list():
+            return [_replaced(item, old, new) for item in value]
+        case tuple():
+            return tuple(_replaced(item, old, new) for item in value)
+        case dict():
+            return {key: _replaced(item, old, new) for key, item in value.items()}
+        case torch.Tensor():
+            return value
+    return new if type(value) is type(old) and value == old else value
 
 
 def _placed(value: Any, like: Any) -> Any:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from diffusers import AutoencoderKL
-from transformers import CLIPTextConfig, CLIPTokenizer, T5Tokenizer
+from tokenizers import pre_tokenizers
+from transformers import CLIPTextConfig, CLIPTokenizer, Qwen2Tokenizer, T5Tokenizer
 
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz ,.'-"
 
@@ -30,6 +31,26 @@ def t5_tokenizer(length: int = 16) -> Any:
     return T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=length)
 
 
+def qwen_tokenizer(length: int = 512) -> Any:
+    """A Qwen tokenizer over single bytes, with the marks and the chat template that prompts are put into."""
+    marks = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    tokens = marks + sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Qwen2Tokenizer(
+        vocab={token: number for number, token in enumerate(tokens)},
+        merges=[],
+        model_max_length=length,
+        extra_special_tokens=marks[1:],
+    )
+    # content is a string (Qwen) or a list of parts (Mistral)
+    tokenizer.chat_template = (
+        "{% for message in messages %}<|im_start|>{{ message['role'] }} "
+        "{% if message['content'] is string %}{{ message['content'] }}"
+        "{% else %}{% for part in message['content'] %}{{ part['text'] }}{% endfor %}{% endif %}"
+        "<|im_end|>{% endfor %}"
+    )
+    return tokenizer
+
+
 def clip_config(vocab: int, *, hidden: int, projection: int) -> CLIPTextConfig:
     return CLIPTextConfig(
         vocab_size=vocab,
@@ -43,6 +64,19 @@ def clip_config(vocab: int, *, hidden: int, projection: int) -> CLIPTextConfig:
         eos_token_id=vocab - 1,
         pad_token_id=vocab - 1,
     )
+
+
+def qwen3_config(vocab: int) -> dict[str, Any]:
+    return {
+        "vocab_size": vocab,
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "max_position_embeddings": 512,
+    }
 
 
 def image_vae(latent_channels: int) -> AutoencoderKL:

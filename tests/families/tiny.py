@@ -10,7 +10,21 @@ from pathlib import Path
 
 from pipelines.catalogue import Model
 from tests.families.flux import flux
+from tests.families.flux2 import flux2, flux2_klein, flux2_klein_base
+from tests.families.qwen_image import qwen_image
 from tests.families.sd3 import sd3
+from tests.families.sdxl import sdxl
 from tests.families.wan import wan
+from tests.families.z_image import z_image
 
-TINY: dict[str, Callable[[Path], Model]] = {"sd3": sd3, "flux": flux, "wan": wan}
+TINY: dict[str, Callable[[Path], Model]] = {
+    "sd3": sd3,
+    "flux": flux,
+    "flux2": flux2,
+    "flux2-klein": flux2_klein,
+    "flux2-klein-base": flux2_klein_base,
+    "qwen-image": qwen_image,
+    "z-image": z_image,
+    "sdxl": sdxl,
+    "wan": wan,
+}

@@ -28,7 +28,7 @@ def test_stages_and_what_flows(model: Model) -> None:
     assert "prompt_embeds" in graph.carried("text_encoder")
     assert "latents" in graph.carried("denoise")
     assert graph.carried("decode") == frozenset()
-    assert graph.stage("denoise").loaded == ("transformer",)
+    assert graph.stage("denoise").loaded in {("transformer",), ("unet",)}
     assert graph.stage("decode").loaded == ("vae",)
     with pytest.raises(KeyError):
         graph.stage("no_such")
