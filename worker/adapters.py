@@ -43,17 +43,30 @@ class AdapterCache:
         """`capacity`: how many adapters stay loaded, at least 1."""
         self._capacity = capacity
         self._used: list[str] = []
+        self._on: Adapter | None = None
+        self._n_inside = 0
 
     @contextmanager
     def put_on(self, denoisers: Mapping[str, Any], adapter: Adapter | None) -> Iterator[None]:
         """`adapter` is on inside, at its scale, and off behind, whatever is raised inside; None: the base.
 
-        `denoisers`: the model's networks by component name. Raises `AdapterRefused` naming the adapter, and
+        `denoisers`: the model's networks by component name. Several may be inside at a time if their adapters
+        are equal; the last to leave takes it off. Raises `AdapterRefused` naming the adapter, and
         `FieldRefused` for "lora" where a network takes none; the networks then compute as before.
         """
-        if adapter is None:
+        assert not self._n_inside or adapter == self._on, "loops with different adapters at a time"
+        if not self._n_inside and adapter is not None:
+            self._turn_on(denoisers, adapter)
+        self._on = adapter
+        self._n_inside += 1
+        try:
             yield
-            return
+        finally:
+            self._n_inside -= 1
+            if not self._n_inside and adapter is not None:
+                _turn_off(denoisers)
+
+    def _turn_on(self, denoisers: Mapping[str, Any], adapter: Adapter) -> None:
         if not denoisers:
             raise FieldRefused("lora", f"the denoiser is none of {', '.join(DENOISERS)}, so it takes no LoRA")
         for component, denoiser in denoisers.items():
@@ -65,10 +78,9 @@ class AdapterCache:
                 if name in _held(denoiser):
                     denoiser.enable_lora()
                     denoiser.set_adapters(name, adapter.scale)
-            yield
-        finally:
-            for denoiser in denoisers.values():
-                denoiser.disable_lora()
+        except BaseException:
+            _turn_off(denoisers)
+            raise
 
     def _loaded(self, denoisers: Mapping[str, Any], adapter: Adapter) -> str:
         """The library's name of `adapter`, which is loaded when this returns."""
@@ -89,6 +101,11 @@ class AdapterCache:
                 raise AdapterRefused(adapter.name, f"cannot be loaded: {error}") from error
         self._used.append(name)
         return name
+
+
+def _turn_off(denoisers: Mapping[str, Any]) -> None:
+    for denoiser in denoisers.values():
+        denoiser.disable_lora()
 
 
 def _weights_file(adapter: Adapter) -> Path:
@@ -119,9 +136,7 @@ def _read_shapes(adapter: Adapter, file: Path) -> Shapes:
             for key in opened.keys():  # noqa: SIM118 - the file is no mapping
                 match = _KEY.fullmatch(key)
                 if match is None:
-                    raise AdapterRefused(
-                        adapter.name, f"{key} is no LoRA key (…lora_A.weight, …lora_B.weight)"
-                    )
+                    raise AdapterRefused(adapter.name, f"{key} is no LoRA key (…lora_A.weight)")
                 shape = tuple(opened.get_slice(key).get_shape())
                 shapes.setdefault(match["module"], {})[match["half"]] = shape
     except (OSError, safetensors.SafetensorError) as error:
@@ -168,9 +183,7 @@ def _check_fit(adapter: Adapter, denoiser: Any, path: str, halves: dict[str, tup
 
 
 def _load(denoiser: Any, file: Path, prefix: str | None, name: str, shapes: Shapes) -> None:
-    with warnings.catch_warnings():
-        # that there is more than one is meant
-        warnings.filterwarnings("ignore", "Already found a `peft_config` attribute", UserWarning)
+    with _several_are_meant():
         denoiser.load_lora_adapter(
             str(file.parent),
             weight_name=file.name,
@@ -191,5 +204,15 @@ def _held(denoiser: torch.nn.Module) -> frozenset[str]:
 
 
 def _delete(denoisers: Mapping[str, Any], name: str) -> None:
-    for denoiser in denoisers.values():
-        denoiser.delete_adapters(name)
+    with _several_are_meant():
+        for denoiser in denoisers.values():
+            denoiser.delete_adapters(name)
+
+
+@contextmanager
+def _several_are_meant() -> Iterator[None]:
+    """Without the library's warnings that there is more than one adapter, and which one is active now."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Already found a `peft_config` attribute", UserWarning)
+        warnings.filterwarnings("ignore", "Adapter .* was active which is now deleted", UserWarning)
+        yield

@@ -97,7 +97,7 @@ class ResidentModel:
         return self.graphs[workflow].stage(name)
 
     def adapted(self, adapter: Adapter | None) -> AbstractContextManager[None]:
-        """Inside, the denoise stage runs with `adapter`, or as the base with None. See `AdapterCache.put_on`."""
+        """Inside, the loop runs with `adapter`, or as the base with None. See `AdapterCache.put_on`."""
         denoisers = {name: getattr(self.pipe, name) for name in self._held() if name in DENOISERS}
         return self._adapters.put_on(denoisers, adapter)
 
