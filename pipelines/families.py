@@ -34,6 +34,8 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
     network) or "none", where `guidance_scale` is always 1. `predicts`: what its networks are trained to
     predict. `samplers`: names in `pipelines.samplers.SAMPLERS` that were found to run, exactly, with it.
     `sizes_only`: parts that the stage of the loop declares, but takes nothing from except sizes.
+    `needs_negative`: whether its blocks cannot do without negative embeddings, even when guidance is off.
+    `frame_stride`: a clip has a multiple of it, and one more, frames.
 
     `takes_lora`, `tiles_decode`: whether diffusers' class of its denoiser takes adapters, and its VAE decodes
     in tiles. `decode_bytes_per_px`: bytes at the peak of a full decode in 16 bits, weights not counted, per
@@ -46,9 +48,10 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
     guidance: Literal["guider", "input", "none"]
     takes_negative_prompt: bool
     output: Literal["images", "videos"]
-    predicts: Literal["flow", "noise"]
+    predicts: Literal["flow", "noise", "v"]
     samplers: tuple[str, ...]
-    runs_unguided: bool = True
+    needs_negative: bool = False
+    frame_stride: int = 1
     sizes_only: tuple[str, ...] = ()
     takes_lora: bool = True
     tiles_decode: bool = True
@@ -162,10 +165,42 @@ FAMILIES: dict[str, Family] = {
         output="videos",
         predicts="flow",
         samplers=("flow-euler", "flow-lcm", "unipc-flow", "dpm++-flow"),
-        # diffusers 0.42's text stage leaves a variable unset when guidance is off
-        runs_unguided=False,
+        needs_negative=True,
+        frame_stride=4,
         decode_bytes_per_px=1536,
         decode_frames_at_once=4,
+    ),
+    "hunyuan-video-1.5": Family(
+        blocks="HunyuanVideo15AutoBlocks",
+        workflows={"text": Workflow(name="text2video"), "image": Workflow(name="image2video")},
+        guidance="guider",
+        takes_negative_prompt=True,
+        output="videos",
+        predicts="flow",
+        samplers=("flow-euler", "flow-lcm", "unipc-flow"),
+        needs_negative=True,
+        frame_stride=4,
+    ),
+    "ltx": Family(
+        blocks="LTXAutoBlocks",
+        workflows={"text": Workflow(name="text2video"), "image": Workflow(name="image2video")},
+        guidance="guider",
+        takes_negative_prompt=True,
+        output="videos",
+        predicts="flow",
+        samplers=("flow-euler", "flow-lcm", "unipc-flow"),
+        needs_negative=True,
+        frame_stride=8,
+    ),
+    "cogvideox": Family(
+        blocks="pipelines.cogvideox:CogVideoXBlocks",
+        workflows={"text": Workflow()},
+        guidance="guider",
+        takes_negative_prompt=True,
+        output="videos",
+        predicts="v",
+        samplers=("cogvideox-ddim", "cogvideox-dpm"),
+        frame_stride=8,
     ),
 }
 
@@ -185,23 +220,31 @@ def check_fields(
     negative_prompt: str | None,
     workflow: str = "text",
     strength: float | None = None,
+    num_inference_steps: int | None = None,
     lora: str | None = None,
     tiled_decode: bool = False,
+    num_frames: int | None = None,
 ) -> None:
     """Raises `FieldRefused` for a field that would have no effect or that the family cannot run with.
 
-    `workflow`: "image" if the request starts from a picture. `lora`: the adapter's name.
+    `workflow`: "image" if the request starts from a picture. `num_inference_steps` has to be given with
+    `strength`, which decides how many of them run. `lora`: the adapter's name.
     """
     if workflow not in family.workflows:
         raise FieldRefused("image", "this model does not start from a picture")
     if strength is not None and not family.workflows[workflow].takes_strength:
         raise FieldRefused("strength", "strength has no effect on this model" + _WITHOUT[workflow])
+    if strength is not None:
+        assert num_inference_steps is not None
+        if strength * num_inference_steps < 1.0:
+            # SDXL fails without a step, the others run one all the same
+            raise FieldRefused("strength", "strength times num_inference_steps must be at least 1")
     if lora is not None and not family.takes_lora:
         raise FieldRefused("lora", "this model takes no LoRA adapters")
     if tiled_decode and not family.tiles_decode:
         raise FieldRefused("tiled_decode", "this model's VAE does not decode in tiles")
-    if not family.runs_unguided and not is_guided(family, guidance_scale):
-        raise FieldRefused("guidance_scale", "guidance_scale must be above 1 for this model")
+    if num_frames is not None:
+        _check_frames(family, num_frames)
     if family.guidance == "none" and guidance_scale != 1.0:
         raise FieldRefused("guidance_scale", "guidance_scale has no effect on this model, which is distilled")
     if family.guidance == "guider" and guidance_scale < 1.0:
@@ -212,6 +255,15 @@ def check_fields(
         raise FieldRefused("negative_prompt", "this model has no negative prompt")
     if not is_guided(family, guidance_scale):
         raise FieldRefused("negative_prompt", "negative_prompt has no effect when guidance_scale is 1")
+
+
+def _check_frames(family: Family, num_frames: int) -> None:
+    if family.output == "images":
+        raise FieldRefused("num_frames", "num_frames has no effect on this model, which makes pictures")
+    if num_frames < 1 or (num_frames - 1) % family.frame_stride:
+        raise FieldRefused(
+            "num_frames", f"num_frames must be a multiple of {family.frame_stride} and 1 more for this model"
+        )
 
 
 def pipeline_inputs(family: Family, generation: Generation, extra: dict[str, Any]) -> dict[str, Any]:

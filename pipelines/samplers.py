@@ -16,7 +16,7 @@ class Sampler(msgspec.Struct, frozen=True, kw_only=True):
     """A scheduler class of diffusers, with what is set in its config on top of the model's own."""
 
     scheduler: str
-    expects: Literal["flow", "noise"]
+    expects: Literal["flow", "noise", "v"]
     config: dict[str, Any] = {}
 
 
@@ -43,4 +43,6 @@ SAMPLERS: dict[str, Sampler] = {
         config={"algorithm_type": "sde-dpmsolver++"},
     ),
     "lcm": Sampler(scheduler="LCMScheduler", expects="noise"),
+    "cogvideox-ddim": Sampler(scheduler="CogVideoXDDIMScheduler", expects="v"),
+    "cogvideox-dpm": Sampler(scheduler="CogVideoXDPMScheduler", expects="v"),
 }

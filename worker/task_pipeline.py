@@ -20,7 +20,9 @@ from PIL import Image
 from pipelines.families import pipeline_inputs
 from wire.generation import Generation
 from worker.errors import HandoffRefused
+from worker.guidance import task_guider
 from worker.resident import ResidentModel
+from worker.tiles import decoding_in_tiles
 
 
 def task_generator(generation: Generation) -> torch.Generator:
@@ -39,10 +41,9 @@ def task_pipeline(resident: ResidentModel, generation: Generation, generator: to
                 scheduler.step = functools.partial(scheduler.step, generator=generator)
             setattr(pipe, name, scheduler)
         elif isinstance(component, BaseGuidance):
-            if family.guidance == "guider":
-                setattr(pipe, name, component.new(guidance_scale=generation.guidance_scale))
-            else:
-                setattr(pipe, name, component.new())
+            setattr(pipe, name, task_guider(component, family, generation.guidance_scale))
+    if generation.tiled_decode:
+        pipe.vae = decoding_in_tiles(resident.pipe.vae, resident.model.decode_tile_px)
     return pipe
 
 

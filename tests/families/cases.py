@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -82,10 +83,11 @@ def case_of(model: Model) -> Case:
 
 
 def source_picture(generation: Generation) -> Image.Image | None:
-    """The picture that `generation` starts from: seeded noise in large blocks."""
+    """The picture that `generation` starts from: noise in large blocks, seeded by the picture's name."""
     if generation.image is None:
         return None
-    blocks = np.random.default_rng(3).integers(0, 255, (4, 4, 3), dtype=np.uint8)
+    seed = list(generation.image.name.encode())
+    blocks = np.random.default_rng(seed).integers(0, 255, (4, 4, 3), dtype=np.uint8)
     return Image.fromarray(blocks).resize((generation.width_px, generation.height_px))
 
 
@@ -96,7 +98,12 @@ SOURCE = Handle(node="tests", name="source", n_bytes=0)
 def raw_pixels(resident: ResidentModel) -> Iterator[list[torch.Tensor]]:
     """Collects what the VAE's decoder returns, before it is clamped to 0..1."""
     raw: list[torch.Tensor] = []
-    hook = resident.pipe.vae.decoder.register_forward_hook(lambda _m, _i, output: raw.append(output.clone()))
+
+    def collect(_module: Any, _inputs: Any, output: Any) -> None:
+        # CogVideoX's decoder returns what it keeps for the next frames too
+        raw.append((output[0] if isinstance(output, tuple) else output).clone())
+
+    hook = resident.pipe.vae.decoder.register_forward_hook(collect)
     yield raw
     hook.remove()
 
@@ -178,9 +185,10 @@ def _skipping(run: StageRun, step: int) -> None:
     scheduler: Any = run._pipe.scheduler
     original, calls = scheduler.step, iter(range(1000))
 
-    def skip(noise: torch.Tensor, t: Any, sample: torch.Tensor, **kwargs: Any) -> Any:
-        moved = original(noise, t, sample, **kwargs)
-        return (sample,) if next(calls) == step else moved
+    def skip(*args: Any, **kwargs: Any) -> Any:
+        sample = inspect.signature(original).bind(*args, **kwargs).arguments["sample"]
+        moved = original(*args, **kwargs)
+        return (sample, *moved[1:]) if next(calls) == step else moved
 
     scheduler.step = skip
 

@@ -9,8 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipelines.catalogue import Model
+from tests.families.cogvideox import cogvideox
 from tests.families.flux import flux
 from tests.families.flux2 import flux2, flux2_klein, flux2_klein_base
+from tests.families.hunyuan_video import hunyuan_video
+from tests.families.ltx import ltx
 from tests.families.qwen_image import qwen_image
 from tests.families.sd3 import sd3
 from tests.families.sdxl import sdxl
@@ -27,4 +30,7 @@ TINY: dict[str, Callable[[Path], Model]] = {
     "z-image": z_image,
     "sdxl": sdxl,
     "wan": wan,
+    "hunyuan-video-1.5": hunyuan_video,
+    "ltx": ltx,
+    "cogvideox": cogvideox,
 }

@@ -50,7 +50,7 @@ def test_wan_takes_frames() -> None:
         ("flux", 4.0, "blurry", "negative_prompt"),
         ("sd3", 1.0, "blurry", "negative_prompt"),
         ("sd3", 0.5, None, "guidance_scale"),
-        ("wan", 1.0, None, "guidance_scale"),
+        ("wan", 0.5, None, "guidance_scale"),
     ],
 )
 def test_fields_without_effect_are_refused(

@@ -8,8 +8,6 @@ import msgspec
 import pytest
 import torch
 
-from pipelines.errors import FieldRefused
-from pipelines.families import check_fields
 from tests.families.cases import Case, equal, handed_over, holding, made_split, made_whole
 from worker.errors import ComponentNotHeld, HandoffRefused, StageNotResident, StopAtBoundary
 from worker.loop_tap import Capture
@@ -23,11 +21,6 @@ STAGES = ("text_encoder", "denoise", "decode")
 @pytest.mark.parametrize("guidance_scale", [3.5, 1.0])
 def test_split_equals_whole(case: Case, guidance_scale: float) -> None:
     generation = msgspec.structs.replace(case.generation, guidance_scale=guidance_scale)
-    family = case.model.family_table
-    if guidance_scale == 1.0 and not family.runs_unguided:
-        with pytest.raises(FieldRefused):
-            check_fields(family, guidance_scale=guidance_scale, negative_prompt=None)
-        return
     latents, raw = made_whole(case, generation)
     assert raw
     for tensor in (latents, *raw):
@@ -71,6 +64,8 @@ def test_a_dropped_handoff_field_is_noticed(case: Case) -> None:
     run = StageRun(case.alone["text_encoder"], case.generation)
     run.run("text_encoder")
     fields = set(run.payload("text_encoder").values) | {"latents"}
+    # the next block takes it from the shape of the embeddings where it is not given
+    fields -= {"batch_size"}
     assert len(fields) > 1
     for field in fields:
         try:
@@ -137,8 +132,9 @@ def _sizes(part: Any) -> dict[str, Any]:
 
 def test_stand_ins_hold_nothing(case: Case) -> None:
     assert 0 < case.alone["decode"].resident_bytes < case.whole.resident_bytes
-    parts = [case.alone[stage].resident_bytes for stage in case.stages(case.generation)]
-    assert sum(parts) == case.whole.resident_bytes
+    stages = case.stages(case.generation)
+    parts = [case.alone[stage].resident_bytes for stage in stages]
+    assert sum(parts) == holding(case.model, *stages).resident_bytes
     (denoiser,) = case.whole.graphs["text"].stage(case.loop_stage).loaded
     stand_in = getattr(case.alone["decode"].pipe, denoiser)
     assert not isinstance(stand_in, torch.nn.Module)
@@ -184,5 +180,6 @@ def test_payload_round_trip() -> None:
     assert back.values["nested"] == values["nested"]
     assert isinstance(back.values["nested"]["pair"], tuple)
     assert torch.equal(back.values["view"], tensor.T)
+    assert back.values["view"].stride() == tensor.T.stride()
     assert torch.equal(back.values["tensors"][1], tensor)
     assert (back.values["flag"], back.values["scale"], back.tags) == (True, 2.5, {"view": ["tag"]})
