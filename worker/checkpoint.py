@@ -57,9 +57,7 @@ def capture(
     held = vars(state)
     return Checkpoint(
         step=step,
-        values={
-            name: _replaced(held[name], generator, _GENERATOR) for name in sorted(names) if name in held
-        },
+        values={name: _replaced(held[name], generator, _GENERATOR) for name in sorted(names) if name in held},
         parts={name: _state_of(part) for name, part in _stateful(components).items()},
         generator_state=generator.get_state(),
     )

@@ -2,9 +2,9 @@
 
 On a copy of the loop block `loop_step` is replaced: ours calls the original and then reports the boundary.
 The family's `__call__` keeps its preamble and clean-up. A loop that continues from a checkpoint passes over
-the steps that are done and puts the checkpoint in place before the first live one. On a GPU the loop runs at
-most one step ahead of the device (an event per step), or progress, pauses and cancels would be told of steps
-that are only queued.
+the steps that are done and puts the checkpoint in place before the first live one, or at the last step if
+none is. On a GPU the loop runs at most one step ahead of the device (an event per step), or progress, pauses
+and cancels would be told of steps that are only queued.
 """
 
 from __future__ import annotations
@@ -65,12 +65,12 @@ def tapped(
         def captured(step: int) -> Capture:
             return lambda: capture(step, changed(began, state) | declared, state, components, generator)
 
+        if checkpoint is not None and i == min(first, steps - 1):
+            restore(checkpoint, state, components, generator)
+        if i == first or first == steps == i + 1:
+            on_boundary(first, steps, captured(first))
         if i < first:
             return components, state
-        if i == first:
-            if checkpoint is not None:
-                restore(checkpoint, state, components, generator)
-            on_boundary(i, steps, captured(i))
         components, state = original(components, state, **kwargs)
         pace.wait()
         on_boundary(i + 1, steps, captured(i + 1))

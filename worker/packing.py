@@ -1,8 +1,9 @@
 """Stage outputs as bytes: a msgpack tree of plain values, then the tensors as safetensors. No pickle.
 
 Layout: 8 bytes little-endian length of the tree, the tree, the safetensors file. In the tree a tensor is the
-number of its entry; lists, tuples, dicts, numbers, strings, None and dtypes are kept as they are. Anything
-else is refused.
+name of its entry and the order of its dimensions in memory, because convolutions over a channels-last tensor
+round differently than over its contiguous copy. Lists, tuples, dicts, numbers, strings, None and dtypes are
+kept as they are. Anything else is refused.
 """
 
 from __future__ import annotations
@@ -19,6 +20,14 @@ from wire.handle import TensorInfo
 from worker.errors import HandoffRefused
 
 _LENGTH_BYTES = 8
+_NOT_OURS = (
+    KeyError,
+    TypeError,
+    ValueError,
+    RuntimeError,
+    msgpack.UnpackException,
+    safetensors.SafetensorError,
+)
 _GENERATOR = "#generator"
 
 
@@ -53,7 +62,9 @@ def pack(payload: Payload) -> tuple[bytes, tuple[TensorInfo, ...]]:
         TensorInfo(name=key, shape=tuple(tensor.shape), dtype=str(tensor.dtype).removeprefix("torch."))
         for key, tensor in tensors.items()
     )
-    return len(tree).to_bytes(_LENGTH_BYTES, "little") + tree + safetensors.torch.save(tensors), named
+    # safetensors refuses tensors that share memory, and stores no strides
+    stored = {key: tensor.permute(_memory_order(tensor)).contiguous() for key, tensor in tensors.items()}
+    return len(tree).to_bytes(_LENGTH_BYTES, "little") + tree + safetensors.torch.save(stored), named
 
 
 def unpack(data: bytes) -> Payload:
@@ -64,8 +75,15 @@ def unpack(data: bytes) -> Payload:
         tensors = safetensors.torch.load(data[_LENGTH_BYTES + length :])
         values = {name: _restore(node, tensors) for name, node in tree["values"].items()}
         return Payload(values=values, tags=tree["tags"], generator_state=tensors.get(_GENERATOR))
-    except (KeyError, TypeError, ValueError, msgpack.UnpackException, safetensors.SafetensorError) as error:
+    except _NOT_OURS as error:
         raise HandoffRefused(f"not a packed stage output: {error}") from error
+
+
+def _memory_order(tensor: torch.Tensor) -> list[int]:
+    """The dimensions of `tensor` by falling stride, which is 0, 1, 2, ... if it is contiguous."""
+    if tensor.is_contiguous():
+        return list(range(tensor.ndim))
+    return sorted(range(tensor.ndim), key=lambda dim: tensor.stride()[dim], reverse=True)
 
 
 def _flatten(path: str, value: Any, tensors: dict[str, torch.Tensor]) -> Any:
@@ -74,9 +92,8 @@ def _flatten(path: str, value: Any, tensors: dict[str, torch.Tensor]) -> Any:
         case None | bool() | int() | float() | str():
             return value
         case torch.Tensor():
-            # safetensors refuses tensors that share memory
-            tensors[path] = value.detach().to("cpu", copy=True).contiguous()
-            return ["tensor", path]
+            tensors[path] = value.detach().to("cpu", copy=True)
+            return ["tensor", [path, _memory_order(tensors[path])]]
         case torch.dtype():
             return ["dtype", str(value).removeprefix("torch.")]
         case list() | tuple():
@@ -93,7 +110,8 @@ def _restore(node: Any, tensors: dict[str, torch.Tensor]) -> Any:
     kind, content = node
     match kind:
         case "tensor":
-            return tensors[content]
+            path, order = content
+            return tensors[path].permute([order.index(dim) for dim in range(len(order))])
         case "dtype":
             return getattr(torch, content)
         case "list":

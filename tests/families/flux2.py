@@ -22,7 +22,7 @@ _LAYERS = [0, 1, 2]
 
 
 def _parts(*, guidance_embeds: bool) -> dict[str, Any]:
-    """What all three share: 32 px, latents of 4 channels at half size, packed two by two."""
+    """What all three share: 64 px, latents of 4 channels at half size, packed two by two."""
     return {
         "transformer": Flux2Transformer2DModel(
             in_channels=16,
@@ -43,7 +43,7 @@ def _parts(*, guidance_embeds: bool) -> dict[str, Any]:
             layers_per_block=1,
             latent_channels=4,
             norm_num_groups=4,
-            sample_size=32,
+            sample_size=64,
         ),
     }
 
@@ -52,9 +52,10 @@ def _model(folder: Path, family: str, **fields: Any) -> Model:
     return Model(
         source=str(folder / "model"),
         family=family,
-        default_size_px=(32, 32),
+        # its pictures to start from have at least 64 px a side
+        default_size_px=(64, 64),
         min_size_px=16,
-        max_size_px=64,
+        max_size_px=128,
         size_multiple_px=4,
         default_steps=4,
         **fields,
