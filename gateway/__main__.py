@@ -81,6 +81,27 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="bound of the handoff store (default %(default)s)",
     )
+    add(
+        "--checkpoint-every",
+        type=int,
+        default=default["checkpoint_every"],
+        metavar="N",
+        help="steps between two checkpoints of a denoise loop, 0 for none (default %(default)s)",
+    )
+    add(
+        "--encode-cache-bytes",
+        type=int,
+        default=default["encode_cache_bytes"],
+        metavar="N",
+        help="encode results kept for later requests, 0 for none (default %(default)s)",
+    )
+    add(
+        "--decode-memory-bytes",
+        type=int,
+        default=default["decode_memory_bytes"],
+        metavar="N",
+        help="bound of one decode: what would need more is decoded in tiles (default: no bound)",
+    )
     for name, text in (
         ("mix_window_s", "how far back the observed mix of stages reaches"),
         ("min_dwell_s", "a placement lives at least this long"),
@@ -130,6 +151,9 @@ def parse(argv: list[str] | None) -> tuple[GatewayConfig, str]:
         journal=flags.journal,
         max_queued_jobs=flags.max_queued,
         store_capacity_bytes=flags.store_capacity_bytes,
+        checkpoint_every=flags.checkpoint_every,
+        encode_cache_bytes=flags.encode_cache_bytes,
+        decode_memory_bytes=flags.decode_memory_bytes,
         mix_window_s=flags.mix_window_s,
         min_dwell_s=flags.min_dwell_s,
         min_samples=flags.min_samples,

@@ -11,7 +11,7 @@ from gateway.metrics import Metrics
 from gateway.tasks import Task
 from gateway.timings import times_s
 from pipelines.graph import Stage
-from planner.types import Evict, Load, Run
+from planner.types import Evict, Load, Pause, Run
 from wire.to_gateway import StageDone
 
 log = logging.getLogger(__name__)
@@ -25,7 +25,15 @@ class Accounts:
         self._journal = journal
 
     def stage_ended(
-        self, worker: Worker, task: Task, stage: Stage, done: StageDone, *, steps: int, request_id: str | None
+        self,
+        worker: Worker,
+        task: Task,
+        stage: Stage,
+        done: StageDone,
+        *,
+        steps: int,
+        from_step: int,
+        request_id: str | None,
     ) -> None:
         if not task.is_warm_up:
             self.metrics.stage_seconds.labels(stage.name).observe(done.ended_at_s - done.started_at_s)
@@ -41,18 +49,30 @@ class Accounts:
             ended_at_s=done.ended_at_s,
             overhead_s=done.overhead_s,
             steps=steps,
+            from_step=from_step,
         )
 
-    def effect(self, effect: Run | Load | Evict, at_s: float) -> None:
+    def effect(self, effect: Run | Load | Evict | Pause, at_s: float) -> None:
         """An effect of the planner was carried out."""
         kind = type(effect).__name__.lower()
+        self.metrics.effects.labels(kind, str(effect.reason)).inc()
+        if isinstance(effect, Pause):
+            log.debug("%s: pause %s (%s: %s)", effect.worker, effect.job, effect.reason, effect.detail)
+            self._journal.record(
+                "pause",
+                worker=effect.worker,
+                job=effect.job,
+                reason=effect.reason,
+                detail=effect.detail,
+                at_s=at_s,
+            )
+            return
         if isinstance(effect, Run):
             worker, job, detail = effect.workers[0], effect.jobs[0], ""
             log.debug("%s: run %s of %s (%s)", worker, "+".join(effect.stages), job, effect.reason)
         else:
             worker, job, detail = effect.worker, None, effect.detail
             log.info("%s: %s %s (%s: %s)", worker, kind, ", ".join(effect.stages), effect.reason, detail)
-        self.metrics.effects.labels(kind, str(effect.reason)).inc()
         self._journal.record(
             "effect",
             effect=kind,
@@ -95,6 +115,7 @@ class Accounts:
             times_s=times,
             deadline_s=request.jobs[0].deadline_s - request.arrived_s,
             deadline_met=request.deadline_met,
+            exactness=request.exactness,
             at_s=request.ended_s,
         )
 

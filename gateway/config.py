@@ -29,6 +29,12 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True):
     A worker is killed when nothing is heard from it for `heartbeat_timeout_s`, when its process has said no
     Hello after `hello_timeout_s`, or when a task has not got on for `stall_timeout_s` and for five times what
     the profile expects. `max_queued_jobs` bounds the pictures that wait, at any stage.
+
+    Every `checkpoint_every` steps a denoise loop writes a checkpoint, 0 for never. Eight, because a lost
+    worker then costs at most eight steps, and eight steps are a hundred times a checkpoint: that takes less
+    than a millisecond with the embedded model, and is tens of MB where a step takes a good part of a second.
+    Encode results of up to `encode_cache_bytes` are kept for later requests, 0 for none.
+    `decode_memory_bytes` bounds what one decode may take, in tiles if need be; None for no bound.
     """
 
     model: str
@@ -41,6 +47,9 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_queued_jobs: int = 256
     max_body_bytes: int = 1024 * 1024
     store_capacity_bytes: int = 2 * 1024**3
+    checkpoint_every: int = 8
+    encode_cache_bytes: int = 64 * 1024**2
+    decode_memory_bytes: int | None = None
     mix_window_s: float = 30.0
     min_dwell_s: float = 10.0
     min_samples: int = 12
@@ -60,6 +69,11 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True):
         for name in ("max_queued_jobs", "max_body_bytes", "store_capacity_bytes", "min_samples"):
             _at_least_one(name, getattr(self, name))
         _at_least_one("max_start_failures", self.max_start_failures)
+        if self.decode_memory_bytes is not None:
+            _at_least_one("decode_memory_bytes", self.decode_memory_bytes)
+        for name in ("checkpoint_every", "encode_cache_bytes"):
+            if getattr(self, name) < 0:
+                raise ConfigRefused(name, f"{getattr(self, name)} is less than 0")
         for name in self.__struct_fields__:
             if name.endswith("_s"):
                 _positive(name, getattr(self, name))

@@ -31,9 +31,11 @@ class Planner:
         self._state, effects = decide(self._state, observation)
         return effects
 
-    def deadline_s(self, shape: Shape, steps: int, now_s: float, slo_ms: float | None) -> float:
-        """The absolute deadline of a job that arrives now."""
-        return default_deadline_s(self._state.profile, self.model, shape, steps, now_s, slo_ms)
+    def deadline_s(
+        self, stages: tuple[str, ...], shape: Shape, steps: int, now_s: float, slo_ms: float | None
+    ) -> float:
+        """The absolute deadline of a job that arrives now and needs `stages`."""
+        return default_deadline_s(self._state.profile, self.model, shape, steps, now_s, slo_ms, stages=stages)
 
     def measured_s(self, stage: str, shape: Shape) -> float | None:
         """Seconds of `stage` at this very shape, per step of the loop; None if it never ran like that."""

@@ -8,9 +8,11 @@ from typing import Protocol
 
 from gateway.accounts import Accounts
 from gateway.decisions import Planner, shape_of
+from gateway.encodes import EncodeCache, encode_key
 from gateway.errors import ApiError, ClientLeft, NotReady, QueueFull, ShuttingDown
 from gateway.handoffs import Handoffs
-from gateway.jobs import Job, JobBook, Outcome, Request
+from gateway.job import Job
+from gateway.jobs import JobBook, Outcome, Request
 from pipelines.catalogue import Model
 from pipelines.graph import StageGraph
 from wire.errors import HandoffLost
@@ -33,6 +35,7 @@ class Desk:
         model: Model,
         book: JobBook,
         handoffs: Handoffs,
+        encodes: EncodeCache,
         accounts: Accounts,
         *,
         changed: Callable[[], None],
@@ -42,6 +45,7 @@ class Desk:
         self.refusing: ApiError | None = None
         self._model = model
         self._handoffs = handoffs
+        self._encodes = encodes
         self._accounts = accounts
         self._changed = changed
         self._now_s = clock
@@ -126,10 +130,13 @@ class Desk:
             raise NotReady("the model is not ready yet; /ready says what is missing")
         graph, planner, _ = self._served
         now_s = self._now_s()
+        from_loop = graph.names[graph.names.index(graph.loop_stage) :]
         jobs = []
         for index, generation in enumerate(generations):
             shape = shape_of(generation, self._model)
             steps = generation.num_inference_steps
+            key = encode_key(generation, self._model, graph) if self._encodes.is_on else None
+            stages = graph.names if key not in self._encodes else from_loop
             jobs.append(
                 Job(
                     job_id=f"{request_id}-{index}",
@@ -138,7 +145,8 @@ class Desk:
                     graph=graph,
                     shape=shape,
                     arrived_s=now_s,
-                    deadline_s=planner.deadline_s(shape, steps, now_s, slo_ms),
+                    deadline_s=planner.deadline_s(stages, shape, steps, now_s, slo_ms),
+                    encode_key=key,
                 )
             )
         request = Request(request_id=request_id, jobs=tuple(jobs), arrived_s=now_s)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 
 from wire.errors import HandoffLost
 from wire.handle import Handle
@@ -16,24 +17,34 @@ log = logging.getLogger(__name__)
 
 
 class Handoffs:
-    """Files by owner's right: one that is owned is freed by its owner only, whatever a late message says."""
+    """Files by their owners: one that is owned is freed by its last owner, whatever a late message says."""
 
     def __init__(self, store: HandoffStore) -> None:
         self._store = store
         self._owned: dict[str, Handle] = {}
+        self._n_owners: Counter[str] = Counter()
+        self.n_bytes = 0
 
     def own(self, handle: Handle) -> bool:
-        """False if it has an owner already: a worker named another task's output."""
+        """Become the first owner. False if it has one already: a worker named another task's output."""
         if handle.name in self._owned:
             return False
         self._owned[handle.name] = handle
+        self._n_owners[handle.name] = 1
+        self.n_bytes += handle.n_bytes
         return True
 
-    def free(self, handle: Handle | None) -> None:
-        """The owner needs it no more."""
-        if handle is not None:
-            self._owned.pop(handle.name, None)
-            self._unlink(handle)
+    def share(self, handle: Handle) -> None:
+        """Become a further owner of an owned file."""
+        assert handle.name in self._owned
+        self._n_owners[handle.name] += 1
+
+    def free(self, *handles: Handle) -> None:
+        """An owner of each needs it no more; a file without owners goes."""
+        for handle in handles:
+            self._n_owners[handle.name] -= 1
+            if self._n_owners[handle.name] <= 0:
+                self._remove(handle)
 
     def discard(self, handle: Handle) -> None:
         """Free the output of a task that nobody waits for, unless somebody owns that file."""
@@ -49,15 +60,19 @@ class Handoffs:
         return await asyncio.to_thread(self._store.used_bytes)
 
     def free_all(self) -> None:
+        """Whoever owns them."""
         for handle in tuple(self._owned.values()):
-            self.free(handle)
+            self._remove(handle)
 
     def statistics(self) -> dict[str, int]:
         """Files that have an owner, and their bytes."""
-        return {
-            "files": len(self._owned),
-            "n_bytes": sum(handle.n_bytes for handle in self._owned.values()),
-        }
+        return {"files": len(self._owned), "n_bytes": self.n_bytes}
+
+    def _remove(self, handle: Handle) -> None:
+        del self._n_owners[handle.name]
+        if (owned := self._owned.pop(handle.name, None)) is not None:
+            self.n_bytes -= owned.n_bytes
+        self._unlink(handle)
 
     def _unlink(self, handle: Handle) -> None:
         try:

@@ -30,7 +30,9 @@ async def post_images(request: web.Request) -> web.Response:
     except web.RequestPayloadError as error:
         raise InvalidRequest("the body cannot be decoded", code="invalid_body") from error
     asked = parse_images_request(body)
-    generations, (width_px, height_px) = resolve(asked, engine.name, engine.model, draw=_draw)
+    generations, (width_px, height_px) = resolve(
+        asked, engine.name, engine.model, draw=_draw, tiled=engine.decodes_in_tiles
+    )
     done = await engine.desk.generate(generations, slo_ms=asked.slo_ms, request_id=REQUEST_ID.get())
     n_bytes = sum(len(job.picture or b"") for job in done.jobs)
     size = f"{width_px}x{height_px}"
@@ -56,5 +58,6 @@ def _rendered(done: Request, size: str) -> bytes:
         "size": size,
         "output_format": "png",
         "background": "opaque",
+        "exactness": done.exactness,
     }
     return json.dumps(reply, separators=(",", ":")).encode()

@@ -1,7 +1,6 @@
-"""Jobs, the requests they belong to, and the book that holds both to one outcome each. No I/O.
+"""Requests, their jobs, and the book that holds both to one outcome each. No I/O.
 
-A job is one picture. A request is n jobs: DONE when all are, FAILED at the first failure with the rest
-cancelled. What a job owns in the handoff store is at most one file: the output of its last finished task.
+A request is n jobs: DONE when all are, FAILED at the first failure with the rest cancelled.
 """
 
 from __future__ import annotations
@@ -9,14 +8,12 @@ from __future__ import annotations
 import enum
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from gateway.errors import ApiError, InternalError, QueueFull
-from gateway.lifecycle import BACK_TO, ENDED, STARTED, Event, State, advance
-from pipelines.graph import StageGraph
-from planner.types import JobView, Shape
-from wire.generation import Generation
-from wire.handle import Handle
+from gateway.job import Job, weakest
+from gateway.lifecycle import Event, State
+from wire.generation import Exactness
 
 
 class Outcome(enum.StrEnum):
@@ -36,117 +33,6 @@ _OUTCOME_EVENT = {
 
 
 @dataclass(slots=True, eq=False)
-class Job:
-    """One picture on its way. Times are the gateway's monotonic seconds.
-
-    `n_durable` stages are behind it, whose last output is `handoff`. `task_id` is set while a worker has it;
-    `n_ended` counts the stages that ended within that task too. `furthest` is the last step boundary ever
-    passed, as (stage index, step); `died_at` is what it was when a worker last died in a stage.
-    """
-
-    job_id: str
-    request_id: str
-    generation: Generation
-    graph: StageGraph
-    shape: Shape
-    arrived_s: float
-    deadline_s: float
-    state: State = State.QUEUED
-    entered_s: float = 0.0
-    spent_s: dict[State, float] = field(default_factory=dict)
-    n_durable: int = 0
-    n_ended: int = 0
-    handoff: Handle | None = None
-    task_id: str | None = None
-    hold_until_s: float = 0.0
-    furthest: tuple[int, int] = (0, 0)
-    died_at: dict[int, tuple[int, int]] = field(default_factory=dict)
-    n_store_full: int = 0
-    n_handoff_lost: int = 0
-    picture: bytes | None = None
-
-    @property
-    def model(self) -> str:
-        return self.graph.model
-
-    @property
-    def steps(self) -> int:
-        return self.generation.num_inference_steps
-
-    @property
-    def is_open(self) -> bool:
-        return not self.state.is_terminal
-
-    @property
-    def pending(self) -> tuple[str, ...]:
-        """Stages that have not ended, in order."""
-        return self.graph.names[self.n_ended :]
-
-    def can_run(self, stages: tuple[str, ...]) -> bool:
-        """Whether `stages` are the next ones and no worker has it."""
-        return self.task_id is None and self.pending[: len(stages)] == stages
-
-    def advance(self, event: Event, now_s: float) -> None:
-        """Move along the table and stamp the time. Raises `IllegalTransition`, and then nothing changed."""
-        after = advance(self.state, event)
-        self.spent_s[self.state] = self.spent_s.get(self.state, 0.0) + max(0.0, now_s - self.entered_s)
-        self.state = after
-        self.entered_s = now_s
-
-    def stage_started(self, now_s: float) -> None:
-        """The next pending stage runs now."""
-        self.advance(STARTED[self.graph.stages[self.n_ended].kind], now_s)
-
-    def stage_ended(self, now_s: float) -> None:
-        """The running stage ended; its output may still be in the worker's memory only."""
-        ended = self.graph.stages[self.n_ended]
-        self.n_ended += 1
-        self.furthest = max(self.furthest, (self.n_ended, 0))
-        later = self.graph.stages[self.n_ended :]
-        if not later or later[0].kind != ended.kind:
-            self.advance(ENDED[ended.kind], now_s)
-
-    def step_done(self, step: int) -> None:
-        self.furthest = max(self.furthest, (self.n_ended, step))
-
-    def keep(self, handoff: Handle) -> Handle | None:
-        """The task ended and `handoff` is its output. Returns the file that is no longer needed, if any."""
-        freed, self.handoff = self.handoff, handoff
-        self.n_durable = self.n_ended
-        self.task_id = None
-        return freed
-
-    def rewind(self, now_s: float, *, handoff_lost: bool = False) -> Handle | None:
-        """Back to the last point whose handoff exists, or to the start. Returns a file to free, if any."""
-        freed: Handle | None = None
-        if handoff_lost:
-            freed, self.handoff = self.handoff, None
-            self.n_durable = 0
-        self.task_id = None
-        self.n_ended = self.n_durable
-        self.advance(BACK_TO[self.graph.stages[self.n_ended].kind], now_s)
-        return freed
-
-    def died(self) -> bool:
-        """A worker died with this job. True if that makes it poison: twice in a stage, no step gained."""
-        poison = self.died_at.get(self.n_ended) == self.furthest
-        self.died_at[self.n_ended] = self.furthest
-        return poison
-
-    def view(self) -> JobView:
-        return JobView(
-            job_id=self.job_id,
-            model=self.model,
-            shape=self.shape,
-            steps=self.steps,
-            pending=self.pending,
-            arrived_s=self.arrived_s,
-            deadline_s=self.deadline_s,
-            running=self.task_id is not None,
-        )
-
-
-@dataclass(slots=True, eq=False)
 class Request:
     """What one call to the API asked for. `outcome` is None while it is open; `error` says why it ended."""
 
@@ -161,6 +47,11 @@ class Request:
     def slowest(self) -> Job:
         """The job that took longest; its times stand for the request's."""
         return max(self.jobs, key=lambda job: sum(job.spent_s.values()))
+
+    @property
+    def exactness(self) -> Exactness:
+        """What was kept of the promise: that of the weakest picture."""
+        return weakest(job.exactness for job in self.jobs)
 
     @property
     def deadline_met(self) -> bool:

@@ -2,9 +2,12 @@
 
 Written by a thread: the event loop only puts a line in a bounded queue. Events, each with "event":
 
-- "stage": worker, job, request, model, stage, kind, started_at_s, ended_at_s, steps (warm-ups: job is null)
+- "stage": worker, job, request, model, stage, kind, started_at_s, ended_at_s, overhead_s, steps, from_step
+  (warm-ups: job is null; a loop that went on from a checkpoint ran `steps` steps behind its `from_step`)
 - "effect": effect ("run", "load", "evict"), worker, stages, job (of a run), reason, detail, at_s
-- "request": request, outcome, status, n, size, steps, times_s, deadline_s (from arrival), deadline_met, at_s
+- "pause": worker, job, reason, detail, at_s
+- "request": request, outcome, status, n, size, steps, times_s, deadline_s (from arrival), deadline_met,
+  exactness, at_s
 - "worker": worker, state, at_s
 
 Times are seconds of the node's monotonic clock, `times_s` are durations.

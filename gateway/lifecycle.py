@@ -2,11 +2,12 @@
 
           encode          diffuse            decode
 QUEUED -> ENCODING -> READY -> DIFFUSING <-> PAUSED
-                                  `-> DECODE_READY -> DECODING -> FINISHING -> DONE
+   `-------------------^          `-> DECODE_READY -> DECODING -> FINISHING -> DONE
 
-A job that loses its worker or its handoff goes back to the last point whose handoff exists: QUEUED, READY or
-DECODE_READY. ENCODING covers every stage before the denoise, so QUEUED may hold the output of an earlier
-encode stage. From any open state FAILED or CANCELLED, from QUEUED also REJECTED.
+A job whose encode result is known already goes from QUEUED to READY at once. One that loses its worker or its
+handoff goes back to the last point whose handoff exists: QUEUED, READY (with a checkpoint of the loop, if
+there is one) or DECODE_READY. ENCODING covers every stage before the denoise, so QUEUED may hold the output
+of an earlier encode stage. From any open state FAILED or CANCELLED, from QUEUED also REJECTED.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ class Event(enum.StrEnum):
 
     ENCODE_STARTED = "encode_started"
     ENCODE_DONE = "encode_done"
+    ENCODE_SKIPPED = "encode_skipped"
     DIFFUSE_STARTED = "diffuse_started"
     PAUSED = "paused"
     DIFFUSE_DONE = "diffuse_done"
@@ -74,6 +76,7 @@ NEXT: MappingProxyType[State, dict[Event, State]] = MappingProxyType(
         # a task may be lost before its stage began: going back to where one stands is legal
         State.QUEUED: {
             Event.ENCODE_STARTED: State.ENCODING,
+            Event.ENCODE_SKIPPED: State.READY,
             Event.REJECTED: State.REJECTED,
             **_BACK_TO_QUEUED,
         },

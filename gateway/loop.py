@@ -18,17 +18,21 @@ from gateway.accounts import Accounts
 from gateway.config import GatewayConfig
 from gateway.decisions import Planner, planner_config
 from gateway.desk import Desk
+from gateway.encodes import EncodeCache
 from gateway.errors import InternalError, OperatorError, StartFailed
 from gateway.fleet import Fleet, Worker, WorkerState
 from gateway.handoffs import Handoffs
-from gateway.jobs import Job, JobBook
+from gateway.job import Job
+from gateway.jobs import JobBook
 from gateway.journal import Journal
 from gateway.metrics import Metrics
 from gateway.runs import Runs
+from gateway.schema import warm_up_generation
 from gateway.turn import Turn
 from gateway.watch import overdue
 from pipelines.catalogue import Model, to_entry
 from pipelines.graph import StageGraph
+from pipelines.tiles import needs_tiles
 from wire.codec import PROTOCOL_VERSION
 from wire.errors import MessageRefused
 from wire.sockets import GatewaySocket
@@ -80,6 +84,9 @@ class Engine:
         self.fleet = Fleet({worker.worker_id: worker.device for worker in config.workers})
         self.book = JobBook(max_queued_jobs=config.max_queued_jobs)
         self.handoffs = handoffs
+        self.encodes = EncodeCache(
+            handoffs, capacity_bytes=config.encode_cache_bytes, store_bytes=config.store_capacity_bytes
+        )
         self.metrics = metrics
         self.ready = asyncio.Event()
         self.failed: asyncio.Future[OperatorError] = asyncio.get_running_loop().create_future()
@@ -89,7 +96,15 @@ class Engine:
         self._entry = to_entry(model)
         self._accounts = Accounts(journal, metrics)
         self._dirty = asyncio.Event()
-        self.desk = Desk(model, self.book, handoffs, self._accounts, changed=self._dirty.set, clock=clock)
+        self.desk = Desk(
+            model,
+            self.book,
+            handoffs,
+            self.encodes,
+            self._accounts,
+            changed=self._dirty.set,
+            clock=clock,
+        )
         self._graph: StageGraph | None = None
         self._turn: Turn | None = None
         self._describing: str | None = None
@@ -98,7 +113,7 @@ class Engine:
         self._timer: asyncio.Handle | None = None
         self._timer_due_s = 0.0
         self._group: asyncio.TaskGroup | None = None
-        metrics.watch(self.fleet, self.book)
+        metrics.watch(self.fleet, self.book, self.encodes)
 
     async def run(self) -> None:
         """Work until cancelled, or until a bug of ours, which `failed` then tells. Frees nothing."""
@@ -127,6 +142,15 @@ class Engine:
         if missing := self._turn.runs.warm_ups.missing(self.fleet):
             return f"{', '.join(missing)} of {self.name} is not loaded and warmed on any worker"
         return None
+
+    def decodes_in_tiles(self, width_px: int, height_px: int) -> bool:
+        """Whether a picture of this size is decoded in tiles here, whichever worker does it."""
+        bound_bytes = self._config.decode_memory_bytes
+        if bound_bytes is None:
+            return False
+        on_cpu = any(worker.device == "cpu" for worker in self._config.workers)
+        frames = self.model.default_frames
+        return needs_tiles(self.model, width_px, height_px, frames, bound_bytes, on_cpu=on_cpu)
 
     def stop_workers(self) -> None:
         """Ask every live worker to leave, and each that comes up from now on."""
@@ -222,6 +246,8 @@ class Engine:
             return
         if worker is None or not worker.is_up:
             # of a process that has died since, or of none of ours
+            if self._turn is not None:
+                self._turn.runs.discard(message)
             return
         worker.heard(self.now_s())
         match message:
@@ -289,8 +315,11 @@ class Engine:
             self.desk,
             graph=graph,
             model=self.model,
+            warm_up=warm_up_generation(self.model, tiled=self.decodes_in_tiles),
+            checkpoint_every=self._config.checkpoint_every,
             fleet=self.fleet,
             handoffs=self.handoffs,
+            encodes=self.encodes,
             accounts=self._accounts,
         )
         self._turn = Turn(

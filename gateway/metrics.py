@@ -6,9 +6,10 @@ from collections import Counter as Counted
 from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from gateway.encodes import EncodeCache
 from gateway.fleet import Fleet, WorkerState
 from gateway.jobs import JobBook
 from gateway.lifecycle import State
@@ -53,9 +54,10 @@ class Metrics:
             registry=self.registry,
         )
 
-    def watch(self, fleet: Fleet, book: JobBook) -> None:
+    def watch(self, fleet: Fleet, book: JobBook, encodes: EncodeCache) -> None:
         """Show the gauges of these."""
         self.registry.register(_Gauges(fleet, book))
+        self.registry.register(_Encodes(encodes))
 
     def render(self, handoff_bytes: int) -> bytes:
         """Prometheus' text format, version 0.0.4. `handoff_bytes`: bytes now in the handoff store."""
@@ -70,6 +72,25 @@ class _One(Collector):
 
     def collect(self) -> Iterator[Metric]:
         yield self._gauge
+
+
+class _Encodes(Collector):
+    def __init__(self, encodes: EncodeCache) -> None:
+        self._encodes = encodes
+
+    def collect(self) -> Iterator[Metric]:
+        counted = self._encodes.statistics()
+        yield CounterMetricFamily(
+            "triptych_encode_cache_hits", "Jobs that began with a known encode result", value=counted["hits"]
+        )
+        yield CounterMetricFamily(
+            "triptych_encode_cache_misses",
+            "Encodes that had to be run, of results that may be shared",
+            value=counted["misses"],
+        )
+        yield GaugeMetricFamily(
+            "triptych_encode_cache_bytes", "Bytes of encode results that are kept", value=counted["n_bytes"]
+        )
 
 
 class _Gauges(Collector):

@@ -11,11 +11,13 @@ from gateway.keys import CREATED, ENGINE
 
 
 def _model(request: web.Request) -> dict[str, Any]:
+    engine = request.app[ENGINE]
     return {
-        "id": request.app[ENGINE].name,
+        "id": engine.name,
         "object": "model",
         "created": request.app[CREATED],
         "owned_by": "triptych",
+        "adapters": sorted(engine.model.adapters),
     }
 
 

@@ -15,18 +15,19 @@ from typing import Any, Protocol
 from gateway.accounts import Accounts
 from gateway.decisions import shape_of
 from gateway.desk import Desk
+from gateway.encodes import EncodeCache
 from gateway.fleet import Fleet, Worker
 from gateway.handoffs import Handoffs
-from gateway.jobs import Job
+from gateway.job import Job, weakest
+from gateway.kept import Kept
 from gateway.lifecycle import State
-from gateway.schema import warm_up_generation
 from gateway.setbacks import Setbacks, shown
 from gateway.tasks import Task
 from gateway.warmup import WarmUps
 from pipelines.catalogue import Model
 from pipelines.graph import StageGraph
 from planner.types import Shape, StageSample
-from wire.generation import Generation
+from wire.generation import Exactness, Generation
 from wire.handle import Handle
 from wire.to_gateway import (
     CheckpointSaved,
@@ -38,8 +39,9 @@ from wire.to_gateway import (
     TaskDone,
     TaskFailed,
     TaskPaused,
+    ToGateway,
 )
-from wire.to_worker import CancelTask, RunTask, ToWorker
+from wire.to_worker import CancelTask, PauseTask, RunTask, ToWorker
 
 log = logging.getLogger(__name__)
 
@@ -74,18 +76,23 @@ class Runs:
         *,
         graph: StageGraph,
         model: Model,
+        warm_up: Generation,
+        checkpoint_every: int,
         fleet: Fleet,
         handoffs: Handoffs,
+        encodes: EncodeCache,
         accounts: Accounts,
     ) -> None:
         self._owner = owner
         self._desk = desk
-        self._setbacks = Setbacks(desk, handoffs, clock=owner.now_s)
+        self._setbacks = Setbacks(desk, handoffs, encodes, clock=owner.now_s)
+        self._kept = Kept(graph, handoffs, encodes, checkpoint_every=checkpoint_every, clock=owner.now_s)
         self._graph = graph
         self._fleet = fleet
         self._handoffs = handoffs
+        self._encodes = encodes
         self._accounts = accounts
-        self._warm_up = warm_up_generation(model)
+        self._warm_up = warm_up
         self._warm_up_shape = shape_of(self._warm_up, model)
         self._handlers: dict[type, Callable[[Worker, Task, Any], None]] = {
             StageStarted: self._stage_started,
@@ -105,11 +112,40 @@ class Runs:
         samples, self._samples = tuple(self._samples), []
         return samples
 
+    def skip_encode(self, job: Job) -> None:
+        """What a job that waits to be encoded would be encoded to may be known by now."""
+        self._kept.skip_encode(job)
+
     def dispatch(self, worker: Worker, job: Job, stages: tuple[str, ...]) -> None:
-        """Send the next `stages` of `job` to a free `worker`."""
-        job.task_id = self._send(
-            worker, job.job_id, stages, job.generation, job.shape, handoff=job.handoff
-        ).task_id
+        """Send the next `stages` of `job` to a free `worker`, a loop from the job's checkpoint on."""
+        loop_stage = self._graph.loop_stage
+        if stages[0] == self._graph.names[0] and job.encode_key is not None:
+            self._encodes.missed()
+        keep_after = self._kept.keep_after(stages)
+        checkpoint = job.checkpoint if stages[0] == loop_stage else None
+        task = self._task(worker, job.job_id, stages, job.generation, job.shape)
+        task.keep_after = keep_after
+        task.checkpoint_every = self._kept.checkpoint_every if loop_stage in stages else 0
+        task.can_pause = loop_stage in stages and (stages[0] == loop_stage or keep_after is not None)
+        task.from_step = task.steps_done = checkpoint.step if checkpoint else 0
+        job.task_id = task.task_id
+        message = RunTask(
+            task_id=task.task_id,
+            job_id=job.job_id,
+            model=task.model,
+            stages=stages,
+            generation=job.generation,
+            handoff=job.handoff,
+            keep_after=keep_after,
+            checkpoint=checkpoint.handle if checkpoint else None,
+            checkpoint_every=task.checkpoint_every,
+        )
+        self._owner.send(worker.worker_id, message)
+
+    def pause(self, task: Task, worker: Worker) -> None:
+        """Ask for a checkpoint and the device; the answer may still be that the task ended."""
+        task.pausing = True
+        self._owner.send(worker.worker_id, PauseTask(task_id=task.task_id))
 
     def warm_up(self, worker: Worker) -> bool:
         """Give a free `worker` the next stage that it has loaded and never run. False if there is none."""
@@ -117,27 +153,42 @@ class Runs:
         if due is None:
             return False
         stage, handoff = due
-        self._send(worker, None, (stage,), self._warm_up, self._warm_up_shape, handoff=handoff)
+        task = self._task(worker, None, (stage,), self._warm_up, self._warm_up_shape)
+        message = RunTask(
+            task_id=task.task_id,
+            job_id=task.task_id,
+            model=task.model,
+            stages=task.stages,
+            generation=self._warm_up,
+            handoff=handoff,
+        )
+        self._owner.send(worker.worker_id, message)
         return True
 
     def heard(self, worker: Worker, message: TaskMessage) -> None:
         """A message about a task. Never raises, whatever the worker says."""
         task = worker.task_of(message.task_id)
         if task is None:
-            if isinstance(message, TaskDone):
-                self._handoffs.discard(message.output)
+            self.discard(message)
             log.debug("%s: late %s of task %s", worker.worker_id, type(message).__name__, message.task_id)
             return
         task.moved_at_s = self._owner.now_s()
         self._handlers[type(message)](worker, task, message)
 
+    def discard(self, message: ToGateway) -> None:
+        """Free the file of a message that comes too late, unless somebody owns it."""
+        match message:
+            case TaskDone(output=Handle() as handle) | StageDone(output=Handle() as handle):
+                self._handoffs.discard(handle)
+            case CheckpointSaved(checkpoint=Handle() as handle) | TaskPaused(checkpoint=Handle() as handle):
+                self._handoffs.discard(handle)
+
     def abandon(self, job: Job) -> None:
-        """`job` has ended: its task is cancelled at the next step boundary, its handoff freed now."""
+        """`job` has ended: its task is cancelled at the next step boundary, its files freed now."""
         for worker in self._fleet.up():
             if worker.task is not None and worker.task.task_id == job.task_id:
                 self._owner.send(worker.worker_id, CancelTask(task_id=worker.task.task_id))
-        handoff, job.handoff = job.handoff, None
-        self._handoffs.free(handoff)
+        self._handoffs.free(*job.forget_all())
 
     def worker_lost(self, worker_id: str, task: Task, reason: str) -> None:
         """The worker that had `task` is gone: its job goes back, or ends if it is poison."""
@@ -146,22 +197,20 @@ class Runs:
             self._setbacks.work_lost(job, task.stages[-1], f"{worker_id} was lost ({reason})")
 
     def handoff_lost(self, job: Job) -> None:
-        """The file behind a job that no worker has is gone."""
+        """A file of a job that no worker has is gone."""
         self._setbacks.handoff_lost(job)
 
-    def _send(
+    def _task(
         self,
         worker: Worker,
         job_id: str | None,
         stages: tuple[str, ...],
         generation: Generation,
         shape: Shape,
-        *,
-        handoff: Handle | None,
     ) -> Task:
         now_s = self._owner.now_s()
         prefix = "task" if job_id else "warm-up"
-        task = Task(
+        worker.task = Task(
             task_id=f"{prefix}-{uuid.uuid4().hex}",
             job_id=job_id,
             model=self._graph.model,
@@ -171,17 +220,7 @@ class Runs:
             sent_s=now_s,
             moved_at_s=now_s,
         )
-        worker.task = task
-        message = RunTask(
-            task_id=task.task_id,
-            job_id=job_id or task.task_id,
-            model=task.model,
-            stages=stages,
-            generation=generation,
-            handoff=handoff,
-        )
-        self._owner.send(worker.worker_id, message)
-        return task
+        return worker.task
 
     def _job_of(self, task: Task) -> Job | None:
         """The open job that waits for `task`; None for a warm-up, or if the job has ended meanwhile."""
@@ -206,9 +245,11 @@ class Runs:
     def _stage_done(self, worker: Worker, task: Task, message: StageDone) -> None:
         if task.pending[:1] != (message.stage,):
             log.warning("%s: %s does not end now in its task", worker.worker_id, message.stage)
+            self.discard(message)
             return
         self._measured(worker, task, message)
         self._end_stage(task)
+        self._kept.stage_output(self._job_of(task), task, message)
         if not task.pending and self._graph.is_last(message.stage):
             # its picture is encoded beside the device, which may begin the next task
             worker.device_ended(task)
@@ -219,6 +260,8 @@ class Runs:
             if not task.stage_started:
                 job.stage_started(now_s)
             job.stage_ended(now_s)
+        if task.pending[0] == self._graph.loop_stage:
+            task.can_pause = False
         task.n_ended += 1
         task.steps_done = 0
         task.stage_started = False
@@ -228,7 +271,8 @@ class Runs:
         if not (math.isfinite(seconds) and seconds >= 0):
             log.warning("%s: %s took %s seconds, ignored", worker.worker_id, message.stage, seconds)
             return
-        steps = task.steps if message.stage == self._graph.loop_stage else 1
+        in_loop = message.stage == self._graph.loop_stage
+        steps = task.steps - task.from_step if in_loop else 1
         self._samples.append(
             StageSample(
                 model=task.model,
@@ -247,6 +291,7 @@ class Runs:
             self._graph.stage(message.stage),
             message,
             steps=steps,
+            from_step=task.from_step if in_loop else 0,
             request_id=job.request_id if job else None,
         )
 
@@ -256,22 +301,30 @@ class Runs:
         if not (task.is_warm_up or job):
             self._handoffs.discard(message.output)
             return
+        stage = task.stages[-1]
+        if job and weakest((job.generation.exactness, message.exactness)) is not job.generation.exactness:
+            self._handoffs.discard(message.output)
+            self._setbacks.promise_broken(job, stage, message.exactness)
+            return
         if not self._handoffs.own(message.output):
-            stage = task.stages[-1]
             if job:
                 self._setbacks.wrong_output(job, stage)
             else:
                 self._owner.warm_up_failed(worker, stage, "its output is the file of another task")
             return
         if job is None:
-            if not self.warm_ups.ended(task.stages[-1], message.output):
+            if not self.warm_ups.ended(stage, message.output):
                 self._handoffs.free(message.output)
-            self._owner.warmed(worker, task.stages[-1])
+            self._owner.warmed(worker, stage)
             return
         while task.pending:
             # a worker that skipped a message has the output all the same
             self._end_stage(task)
-        self._handoffs.free(job.keep(message.output))
+        self._handoffs.free(*job.keep(message.output))
+        job.exactness = weakest((job.exactness, message.exactness))
+        if message.exactness is Exactness.BITWISE:
+            # what another job may begin with must not lower what that one asked for
+            self._kept.encoded(job, stage)
         if job.state is State.FINISHING:
             self._owner.deliver(job)
 
@@ -286,7 +339,8 @@ class Runs:
     def _warm_up_failed(self, worker: Worker, task: Task, kind: FailureKind, reason: str) -> None:
         stage = task.stages[-1]
         if kind is FailureKind.HANDOFF_LOST and stage != self._graph.names[0]:
-            self._handoffs.free(self.warm_ups.input_lost(stage, self._fleet))
+            if (lost := self.warm_ups.input_lost(stage, self._fleet)) is not None:
+                self._handoffs.free(lost)
         elif kind is FailureKind.STORE_FULL:
             self.warm_ups.hold_until_s = self._owner.now_s() + WARM_UP_HOLD_S
         else:
@@ -299,13 +353,16 @@ class Runs:
             self._setbacks.work_lost(job, task.stages[-1], f"{worker.worker_id} gave it up")
 
     def _checkpoint_saved(self, worker: Worker, task: Task, message: CheckpointSaved) -> None:
-        """No task asks for checkpoints: the file is nobody's."""
-        if message.checkpoint is not None:
-            self._handoffs.discard(message.checkpoint)
+        self._kept.checkpoint(self._job_of(task), task, message)
 
     def _task_paused(self, worker: Worker, task: Task, message: TaskPaused) -> None:
-        """No task is asked to pause: as if it had been given up."""
-        self._handoffs.discard(message.checkpoint)
         worker.ended(task)
-        if job := self._job_of(task):
-            self._setbacks.work_lost(job, task.stages[-1], f"{worker.worker_id} paused it unasked")
+        job = self._job_of(task)
+        if job is None or not task.pausing:
+            self._handoffs.discard(message.checkpoint)
+            if job is not None:
+                # as if it had given it up
+                self._setbacks.work_lost(job, task.stages[-1], f"{worker.worker_id} paused it unasked")
+        elif not self._kept.paused(job, task, message):
+            # what its loop began with did not fit into the store
+            self._setbacks.store_full(job)

@@ -9,6 +9,7 @@ import json
 import math
 import random
 import re
+from collections.abc import Callable
 from typing import Any, Literal, TypeVar
 
 import msgspec
@@ -17,11 +18,12 @@ from gateway.errors import InvalidRequest, ModelNotFound
 from pipelines.catalogue import Model
 from pipelines.errors import FieldRefused
 from pipelines.families import check_fields
-from wire.generation import Generation
+from wire.generation import Adapter, Exactness, Generation
 
 MAX_IMAGES = 10
 MAX_SEED = 2**63 - 1
 MAX_SLO_MS = 24 * 3600 * 1000.0
+MAX_LORA_SCALE = 4.0
 RANDOM_SEED_BITS = 32
 
 _Number = TypeVar("_Number", int, float)
@@ -30,8 +32,18 @@ _SIZE = re.compile(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})")
 _AT = re.compile(r" - at `\$\.?([^`]*)`$")
 
 
+class LoraRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An adapter of the model, and how strongly it acts; negative: the other way."""
+
+    name: str
+    scale: float = 1.0
+
+
 class ImagesRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The fields as sent; None is the same as leaving a field out. `slo_ms`: milliseconds from arrival."""
+    """The fields as sent; None is the same as leaving a field out. `slo_ms`: milliseconds from arrival.
+
+    `lora`: an adapter, or its name alone. `allow_degraded`: consent to `exactness` "approximate".
+    """
 
     prompt: str
     model: str | None = None
@@ -43,6 +55,9 @@ class ImagesRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     guidance_scale: float | None = None
     negative_prompt: str | None = None
     slo_ms: float | None = None
+    exactness: Literal["bitwise", "numeric", "approximate"] | None = None
+    allow_degraded: bool | None = None
+    lora: str | LoraRequest | None = None
 
 
 def parse_images_request(body: bytes) -> ImagesRequest:
@@ -69,12 +84,23 @@ def parse_images_request(body: bytes) -> ImagesRequest:
         raise _named(str(error)) from None
 
 
+def never_tiled(width_px: int, height_px: int) -> bool:
+    """Of a gateway without a bound on the memory of a decode."""
+    return False
+
+
 def resolve(
-    request: ImagesRequest, name: str, model: Model, *, draw: random.Random
+    request: ImagesRequest,
+    name: str,
+    model: Model,
+    *,
+    draw: random.Random,
+    tiled: Callable[[int, int], bool] = never_tiled,
 ) -> tuple[tuple[Generation, ...], tuple[int, int]]:
     """One `Generation` per picture, seeds counting up from the first, and the size in pixels.
 
-    `name` is the served model. Raises `InvalidRequest` or `ModelNotFound`; nothing was begun then.
+    `name` is the served model, `tiled` tells of a size in pixels whether it is decoded in tiles. Raises
+    `InvalidRequest` or `ModelNotFound`; nothing was begun then.
     """
     if request.model is not None and request.model != name:
         raise ModelNotFound(
@@ -103,8 +129,15 @@ def resolve(
     )
     if request.slo_ms is not None:
         _bounded("slo_ms", request.slo_ms, default=0.0, low=1.0, high=MAX_SLO_MS)
+    exactness = _exactness(request)
+    adapter = _adapter(request.lora, model)
     try:
-        check_fields(model.family_table, guidance_scale=guidance, negative_prompt=request.negative_prompt)
+        check_fields(
+            model.family_table,
+            guidance_scale=guidance,
+            negative_prompt=request.negative_prompt,
+            lora=adapter.name if adapter else None,
+        )
     except FieldRefused as error:
         raise InvalidRequest(str(error), param=error.field) from None
     seed = request.seed if request.seed is not None else draw.getrandbits(RANDOM_SEED_BITS)
@@ -119,13 +152,16 @@ def resolve(
             guidance_scale=guidance,
             seed=seed + i,
             num_frames=model.default_frames,
+            adapter=adapter,
+            tiled_decode=tiled(width_px, height_px),
+            exactness=exactness,
         )
         for i in range(n)
     )
     return generations, (width_px, height_px)
 
 
-def warm_up_generation(model: Model) -> Generation:
+def warm_up_generation(model: Model, *, tiled: Callable[[int, int], bool] = never_tiled) -> Generation:
     """The smallest run that touches everything a first request would: default size, two steps."""
     width_px, height_px = model.default_size_px
     return Generation(
@@ -136,6 +172,7 @@ def warm_up_generation(model: Model) -> Generation:
         guidance_scale=model.default_guidance,
         seed=0,
         num_frames=model.default_frames,
+        tiled_decode=tiled(width_px, height_px),
     )
 
 
@@ -149,7 +186,7 @@ def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _named(message: str) -> InvalidRequest:
     """msgspec's message says where; OpenAI's shape wants it apart."""
     if at := _AT.search(message):
-        name = at.group(1)
+        name = at.group(1).partition(".")[0]
         return InvalidRequest(f"{name}: {message[: at.start()]}", param=name, code="invalid_type")
     return InvalidRequest(message)
 
@@ -173,6 +210,30 @@ def _bounded(name: str, value: _Number | None, *, default: _Number, low: _Number
     if not low <= value <= high:
         raise InvalidRequest(f"{name} is {value}, it must be between {low} and {high}", param=name)
     return value
+
+
+def _exactness(request: ImagesRequest) -> Exactness:
+    asked = Exactness(request.exactness or Exactness.NUMERIC)
+    if asked is not Exactness.APPROXIMATE:
+        return asked
+    if not request.allow_degraded:
+        text = "exactness is approximate, which needs allow_degraded to be true"
+    else:
+        text = "exactness is approximate, but nothing here makes approximate pictures; leave it out"
+    raise InvalidRequest(text, param="exactness")
+
+
+def _adapter(lora: str | LoraRequest | None, model: Model) -> Adapter | None:
+    if lora is None:
+        return None
+    asked = LoraRequest(name=lora) if isinstance(lora, str) else lora
+    if asked.name not in model.adapters:
+        known = ", ".join(sorted(model.adapters)) or "none"
+        raise InvalidRequest(f"lora is {asked.name!r}; this model's adapters: {known}", param="lora")
+    if not -MAX_LORA_SCALE <= asked.scale <= MAX_LORA_SCALE:
+        bounds = f"between {-MAX_LORA_SCALE} and {MAX_LORA_SCALE}"
+        raise InvalidRequest(f"lora.scale is {asked.scale}, it must be {bounds}", param="lora")
+    return Adapter(name=asked.name, source=model.adapters[asked.name], scale=asked.scale)
 
 
 def _size(size: str | None, model: Model) -> tuple[int, int]:

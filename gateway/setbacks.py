@@ -1,4 +1,4 @@
-"""What lost work and failed tasks mean for a job: again from its last handoff, or the end of its request."""
+"""What lost work and failed tasks mean for a job: again from what is kept of it, or its request's end."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 
 from gateway.desk import Desk
+from gateway.encodes import EncodeCache
 from gateway.errors import (
     HandoffsLost,
     InputRefused,
@@ -15,7 +16,8 @@ from gateway.errors import (
     StoreExhausted,
 )
 from gateway.handoffs import Handoffs
-from gateway.jobs import Job
+from gateway.job import Job
+from wire.generation import Exactness
 from wire.to_gateway import FailureKind, TaskFailed
 
 log = logging.getLogger(__name__)
@@ -34,9 +36,12 @@ def shown(reason: str) -> str:
 class Setbacks:
     """Every way back is bounded. The job has no task when one of these is called, or its task is lost."""
 
-    def __init__(self, desk: Desk, handoffs: Handoffs, *, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, desk: Desk, handoffs: Handoffs, encodes: EncodeCache, *, clock: Callable[[], float]
+    ) -> None:
         self._desk = desk
         self._handoffs = handoffs
+        self._encodes = encodes
         self._now_s = clock
 
     def task_failed(self, job: Job, message: TaskFailed) -> None:
@@ -52,23 +57,39 @@ class Setbacks:
             case FailureKind.HANDOFF_LOST:
                 self.handoff_lost(job)
             case FailureKind.STORE_FULL:
-                self._store_full(job)
+                self.store_full(job)
 
     def wrong_output(self, job: Job, stage: str) -> None:
         """The worker named a file that belongs to somebody else."""
         self._desk.fail(job, StageFailed(f"{stage} failed: its output is the file of another task"))
 
+    def promise_broken(self, job: Job, stage: str, kept: Exactness) -> None:
+        """The worker lowered what the request asked for, which only the gateway may decide."""
+        asked = job.generation.exactness
+        self._desk.fail(job, StageFailed(f"{stage} failed: {asked} was asked for, the worker kept {kept}"))
+
     def handoff_lost(self, job: Job) -> None:
-        """The file behind the job is gone: it starts over, a bounded number of times."""
+        """A file of the job is gone: it begins its loop again, or starts over, a bounded number of times.
+
+        A worker does not say which one: where there is a checkpoint it is taken to be that, and if it was
+        not, the next attempt tells.
+        """
         job.n_handoff_lost += 1
         if job.n_handoff_lost > MAX_HANDOFF_LOST:
             self._desk.fail(job, HandoffsLost("handoff files of this request went missing repeatedly"))
             return
-        log.warning("job %s: its handoff is gone, starting over", job.job_id)
-        self._handoffs.free(job.rewind(self._now_s(), handoff_lost=True))
+        if job.checkpoint is not None:
+            freed = job.forget_checkpoint()
+        else:
+            if job.handoff is not None:
+                self._encodes.drop(job.handoff)
+            freed = job.forget_all()
+        job.rewind(self._now_s())
+        self._handoffs.free(*freed)
+        log.warning("job %s: a handoff is gone, it goes on from the start of %s", job.job_id, job.pending[0])
 
     def work_lost(self, job: Job, last_stage: str, why: str) -> None:
-        """Its worker is gone: back to the last handoff, unless the job is poison.
+        """Its worker is gone: back to the last handoff or checkpoint, unless the job is poison.
 
         `last_stage` of its task is where it is, if every stage had ended and only the file was missing.
         """
@@ -77,11 +98,13 @@ class Setbacks:
             error = f"two workers were lost in {stage} of this request and it got no further in between"
             self._desk.fail(job, PoisonRequest(error))
             return
-        self._handoffs.free(job.rewind(self._now_s()))
-        log.warning("job %s: %s in %s, it goes on from %s", job.job_id, why, stage, job.pending[0])
+        job.rewind(self._now_s())
+        where, step = job.pending[0], job.steps_done
+        log.warning("job %s: %s in %s, it goes on from %s, step %d", job.job_id, why, stage, where, step)
 
-    def _store_full(self, job: Job) -> None:
+    def store_full(self, job: Job) -> None:
         """Others free their handoffs as they get on: wait a little, longer each time."""
+        self._encodes.clear()
         job.n_store_full += 1
         if job.n_store_full > MAX_STORE_FULL:
             error = StoreExhausted("the handoff store stayed full over several attempts")
@@ -89,4 +112,4 @@ class Setbacks:
             return
         now_s = self._now_s()
         job.hold_until_s = now_s + STORE_FULL_HOLD_S * 2**job.n_store_full
-        self._handoffs.free(job.rewind(now_s))
+        job.rewind(now_s)

@@ -11,7 +11,10 @@ from planner.types import RunningTask, Shape
 class Task:
     """`job_id` is None for a warm-up. `n_ended` of `stages` have ended, `steps_done` of the running loop.
 
-    `moved_at_s` is when it was last heard to get on; `stage_started` whether the next stage has begun.
+    Its loop begins behind `from_step` steps. `moved_at_s` is when it was last heard to get on;
+    `stage_started` whether the next stage has begun. `keep_after` and `checkpoint_every` are what it was
+    asked to write beside its output. `can_pause`: its loop is still to end, and what that begins with is or
+    will be durable.
     """
 
     task_id: str
@@ -23,8 +26,13 @@ class Task:
     sent_s: float
     moved_at_s: float
     n_ended: int = 0
+    from_step: int = 0
     steps_done: int = 0
     stage_started: bool = False
+    keep_after: str | None = None
+    checkpoint_every: int = 0
+    can_pause: bool = False
+    pausing: bool = False
 
     @property
     def is_warm_up(self) -> bool:
@@ -45,4 +53,6 @@ class Task:
             steps=self.steps,
             steps_done=self.steps_done,
             started_s=self.sent_s,
+            can_pause=self.can_pause,
+            pausing=self.pausing,
         )

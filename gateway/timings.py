@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.jobs import Job
+from gateway.job import Job
 from gateway.lifecycle import State
 
 _PARTS: dict[str, tuple[State, ...]] = {

@@ -11,7 +11,7 @@ from gateway.fleet import Fleet
 from gateway.jobs import JobBook
 from gateway.runs import Runs
 from pipelines.catalogue import Model, to_entry
-from planner.types import Effect, Evict, Load, Observation, Run, WakeAt
+from planner.types import Effect, Evict, Load, Observation, Pause, Run, WakeAt
 from wire.to_worker import EvictStages, LoadStages, ToWorker
 
 log = logging.getLogger(__name__)
@@ -52,6 +52,8 @@ class Turn:
         for worker in self._fleet:
             if worker.is_free:
                 self.runs.warm_up(worker)
+        for job in self._book:
+            self.runs.skip_encode(job)
         held_until_s = [job.hold_until_s for job in self._book if job.hold_until_s > now_s]
         if self.runs.warm_ups.hold_until_s > now_s:
             held_until_s.append(self.runs.warm_ups.hold_until_s)
@@ -78,6 +80,13 @@ class Turn:
                     log.error("the planner's %r does not fit what it was shown", effect)
                     return
                 self.runs.dispatch(worker, job, effect.stages)
+            case Pause():
+                worker = self._fleet[effect.worker]
+                task = worker.task
+                if task is None or task.job_id != effect.job or not task.can_pause or task.pausing:
+                    log.error("the planner's %r does not fit what it was shown", effect)
+                    return
+                self.runs.pause(task, worker)
             case Load():
                 self._fleet[effect.worker].asked |= {(effect.model, stage) for stage in effect.stages}
                 load = LoadStages(model=effect.model, entry=self._entry, stages=effect.stages)

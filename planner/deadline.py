@@ -24,9 +24,13 @@ def default_deadline_s(
     now_s: float,
     slo_ms: float | None,
     priority: Priority = "standard",
+    stages: tuple[str, ...] | None = None,
 ) -> float:
-    """The absolute deadline of a job that arrives at `now_s`; `slo_ms` is the client's own bound, if any."""
+    """The absolute deadline of a job that arrives at `now_s`; `slo_ms` is the client's own bound, if any.
+
+    `stages`: those that it needs, all of the model's if None.
+    """
     if slo_ms is not None:
         return now_s + slo_ms / 1000
-    alone_s = profile.job_s(model, model.stages, shape, steps)
+    alone_s = profile.job_s(model, model.stages if stages is None else stages, shape, steps)
     return now_s + (UNPROFILED_S if alone_s is None else SLO_SCALE[priority] * alone_s)

@@ -34,7 +34,10 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class JobView:
-    """One unfinished picture. `pending`: its stages still to run, in order; `running`: a task has it."""
+    """One unfinished picture. `pending`: its stages still to run, in order; `running`: a task has it.
+
+    `steps_done` of its loop need not be run again, on whichever worker it goes on.
+    """
 
     job_id: str
     model: str
@@ -44,11 +47,15 @@ class JobView:
     arrived_s: float
     deadline_s: float
     running: bool = False
+    steps_done: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class RunningTask:
-    """What a worker is busy with. `pending` are its stages not yet ended, `steps_done` of the loop."""
+    """What a worker is busy with. `pending` are its stages not yet ended, `steps_done` of the loop.
+
+    `can_pause`: it may be told to leave its loop, now or once it is there; `pausing`: it was told so.
+    """
 
     task_id: str
     job_ids: tuple[str, ...]
@@ -58,6 +65,8 @@ class RunningTask:
     steps: int
     steps_done: int
     started_s: float
+    can_pause: bool = False
+    pausing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +158,19 @@ class Evict:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Pause:
+    """Let `job` leave its loop on `worker` at the next step boundary; its next run goes on from there.
+
+    That may be on any worker. Only for a task that `can_pause` and is not `pausing`.
+    """
+
+    worker: str
+    job: str
+    reason: Reason
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WakeAt:
     """Call `decide` again at `at_s` even if nothing happens."""
 
@@ -156,7 +178,7 @@ class WakeAt:
     reason: Reason = Reason.PLACEMENT_REVIEW
 
 
-Effect = Run | Load | Evict | WakeAt
+Effect = Run | Load | Evict | Pause | WakeAt
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ import signal
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import msgspec
 
@@ -22,11 +23,13 @@ from gateway.loop import Engine
 from pipelines.graph import Stage, StageGraph
 from wire.codec import PROTOCOL_VERSION
 from wire.errors import HandoffLost, StoreFull
+from wire.generation import Exactness
 from wire.handle import Handle
 from wire.handoff import HandoffStore
 from wire.runtime import node_name
 from wire.sockets import WorkerSocket
 from wire.to_gateway import (
+    CheckpointSaved,
     Described,
     DescribeFailed,
     FailureKind,
@@ -42,16 +45,27 @@ from wire.to_gateway import (
     TaskCancelled,
     TaskDone,
     TaskFailed,
+    TaskPaused,
     ToGateway,
 )
-from wire.to_worker import CancelTask, Describe, EvictStages, LoadStages, Refused, RunTask, Stop, ToWorker
+from wire.to_worker import (
+    CancelTask,
+    Describe,
+    EvictStages,
+    LoadStages,
+    PauseTask,
+    Refused,
+    RunTask,
+    Stop,
+    ToWorker,
+)
 
 NODE = "node-of-tests"
 STAGES = ("text_encoder", "denoise", "decode")
 
 
-def _stage(name: str, kind: str) -> Stage:
-    return Stage(name=name, kind=kind, blocks=(), components=(), loaded=(), reads=(), writes=())
+def _stage(name: str, kind: str, *reads: str) -> Stage:
+    return Stage(name=name, kind=kind, blocks=(), components=(), loaded=(), reads=reads, writes=())
 
 
 def graph(model: str = "toy") -> StageGraph:
@@ -59,7 +73,11 @@ def graph(model: str = "toy") -> StageGraph:
         model=model,
         workflow="text2image",
         pipeline_class="Toy",
-        stages=(_stage("text_encoder", "encode"), _stage("denoise", "diffuse"), _stage("decode", "decode")),
+        stages=(
+            _stage("text_encoder", "encode", "prompt", "negative_prompt"),
+            _stage("denoise", "diffuse"),
+            _stage("decode", "decode"),
+        ),
         output="images",
     )
 
@@ -68,16 +86,32 @@ def picture_of(seed: int) -> bytes:
     return f"PNG {seed}".encode()
 
 
+def encoded_of(order: RunTask) -> bytes:
+    """What the encode stage makes: the same for every seed."""
+    return f"encoded {order.generation.prompt} {order.generation.negative_prompt}".encode()
+
+
+def checkpoint_of(order: RunTask, step: int) -> bytes:
+    return f"{step} of {order.generation.seed}".encode()
+
+
 class Died(Exception):
     """The worker is gone without a word."""
+
+
+class Ended(Exception):
+    """The task had its terminal message."""
 
 
 class Fates:
     """What befalls the next task that reaches a stage; each fate is met once, in order.
 
     Fates: "die", "step+die", "hang", "silent", "hold", "fail:KIND", "lie", "skip", "no_file", "others_file",
-    "give_up", and, between the end of the stage and that of the task, "end+hang" and "end+hold", in which the
-    worker goes on with the next task. "warm:STAGE" is a warm-up; "hello", "describe" and "load:STAGE" are met
+    "give_up", "numeric" (less than bitwise was kept), "no_room" (only the task's output is written),
+    "checkpoint+die" and "checkpoint+hang" behind the next checkpoint, "lost_checkpoint" and
+    "others_checkpoint" (whose file is not there, or another task's, before it dies), "unasked" (it pauses),
+    and, between the end of the stage and that of the task, "end+hang" and "end+hold", in which the worker
+    goes on with the next task. "warm:STAGE" is a warm-up; "hello", "describe" and "load:STAGE" are met
     before any task.
     """
 
@@ -136,6 +170,7 @@ class ScriptedWorker:
         self._socket = WorkerSocket(endpoint, worker=worker_id)
         self._orders: asyncio.Queue[ToWorker] = asyncio.Queue()
         self._cancelled: set[str] = set()
+        self._pausing: set[str] = set()
         self._cancels = asyncio.Event()
         self._silent = False
         self._later: list[asyncio.Task[None]] = []
@@ -191,6 +226,9 @@ class ScriptedWorker:
                 case CancelTask():
                     self._cancelled.add(message.task_id)
                     self._cancels.set()
+                case PauseTask():
+                    self._pausing.add(message.task_id)
+                    self._cancels.set()
                 case _:
                     self._orders.put_nowait(message)
 
@@ -215,7 +253,8 @@ class ScriptedWorker:
                 case EvictStages():
                     pass
                 case RunTask() as order:
-                    await self._run(order)
+                    with contextlib.suppress(Ended):
+                        await self._run(order)
 
     async def _load(self, order: LoadStages) -> None:
         for stage in order.stages:
@@ -232,12 +271,8 @@ class ScriptedWorker:
         warm_up = order.task_id.startswith("warm-up")
         skip = lie = False
         output: Handle | None = None
-        if order.handoff is not None:
-            try:
-                self._store.get(order.handoff)
-            except HandoffLost as error:
-                await self._fail(order, order.stages[0], FailureKind.HANDOFF_LOST, str(error))
-                return
+        exactness = Exactness.BITWISE
+        first = await self._received(order, warm_up)
         for stage in order.stages:
             if order.task_id in self._cancelled:
                 await self._say(TaskCancelled(task_id=order.task_id, step=0))
@@ -250,8 +285,8 @@ class ScriptedWorker:
             if not skip:
                 await self._say(StageStarted(task_id=order.task_id, stage=stage, started_at_s=started_s))
             if stage == "denoise" and fate != "die" and not skip:
-                await self._step(order, 1)
-            if fate.endswith("die"):
+                await self._step(order, first + 1)
+            if fate in ("die", "step+die"):
                 raise Died
             if fate == "silent":
                 self._silent = True
@@ -260,39 +295,88 @@ class ScriptedWorker:
             if fate == "hold":
                 await self._hold()
             if order.task_id in self._cancelled or fate == "give_up":
-                await self._say(TaskCancelled(task_id=order.task_id, step=1))
+                await self._say(TaskCancelled(task_id=order.task_id, step=first + 1))
                 return
             if fate.startswith("fail:"):
                 await self._fail(order, stage, FailureKind(fate.removeprefix("fail:")), "as the script says")
-                return
+            if stage == "denoise" and not skip:
+                await self._rest_of_loop(order, first + 1, fate)
             if fate == "no_file":
                 output = Handle(node=self._node, name="0" * 32, n_bytes=3)
             if fate == "others_file":
                 output = order.handoff
+            if fate == "numeric":
+                exactness = Exactness.NUMERIC
             if not skip:
+                keep = stage == order.keep_after and fate != "no_room"
                 await self._say(
                     StageDone(
                         task_id=order.task_id,
                         stage=stage,
                         started_at_s=started_s,
                         ended_at_s=started_s + 0.01,
+                        output=self._store.put(encoded_of(order)) if keep else None,
                     )
                 )
         if fate == "end+hang":
             await asyncio.Event().wait()
         if output is None:
-            last = order.stages[-1] == STAGES[-1]
-            data = picture_of(order.generation.seed) if last else order.stages[-1].encode()
+            last = order.stages[-1]
+            data = {"text_encoder": encoded_of(order), "denoise": b"latents"}
             try:
-                output = self._store.put(data)
+                output = self._store.put(data.get(last, picture_of(order.generation.seed)))
             except StoreFull as error:
-                await self._fail(order, order.stages[-1], FailureKind.STORE_FULL, str(error))
-                return
+                await self._fail(order, last, FailureKind.STORE_FULL, str(error))
         if fate == "end+hold":
             self._later.append(asyncio.create_task(self._finish(order, output)))
             return
         for _ in range(2 if lie else 1):
-            await self._say(TaskDone(task_id=order.task_id, output=output))
+            await self._say(TaskDone(task_id=order.task_id, output=output, exactness=exactness))
+
+    async def _received(self, order: RunTask, warm_up: bool) -> int:
+        """The step at which its loop goes on. What it was sent must be there, and its own."""
+        try:
+            handoff = None if order.handoff is None else self._store.get(order.handoff)
+            checkpoint = None if order.checkpoint is None else self._store.get(order.checkpoint)
+        except HandoffLost as error:
+            await self._fail(order, order.stages[0], FailureKind.HANDOFF_LOST, str(error))
+        wrong = order.stages[0] == "denoise" and not warm_up and handoff != encoded_of(order)
+        step = 0 if checkpoint is None else int(checkpoint.split()[0])
+        wrong |= checkpoint is not None and (
+            checkpoint != checkpoint_of(order, step) or order.stages[0] != "denoise"
+        )
+        if wrong:
+            await self._fail(order, order.stages[0], FailureKind.INTERNAL, "began with another job's file")
+        return step
+
+    async def _rest_of_loop(self, order: RunTask, step: int, fate: str) -> None:
+        """Behind the first live step: checkpoints and pauses at each boundary before the last."""
+        steps = order.generation.num_inference_steps
+        while step < steps:
+            if order.task_id in self._pausing or fate == "unasked":
+                saved = self._store.put(checkpoint_of(order, step))
+                await self._say(TaskPaused(task_id=order.task_id, step=step, checkpoint=saved))
+                raise Ended
+            if order.checkpoint_every and step % order.checkpoint_every == 0:
+                await self._save(order, step, fate)
+            step += 1
+            await self._step(order, step)
+
+    async def _save(self, order: RunTask, step: int, fate: str) -> None:
+        handle: Handle | None = self._store.put(checkpoint_of(order, step))
+        if fate == "no_room" and handle is not None:
+            self._store.free(handle)
+            handle = None
+        if fate == "lost_checkpoint" and handle is not None:
+            self._store.free(handle)
+        if fate == "others_checkpoint" and handle is not None:
+            self._store.free(handle)
+            handle = order.handoff
+        await self._say(CheckpointSaved(task_id=order.task_id, step=step, checkpoint=handle))
+        if fate in ("checkpoint+die", "lost_checkpoint", "others_checkpoint"):
+            raise Died
+        if fate == "checkpoint+hang":
+            await asyncio.Event().wait()
 
     async def _finish(self, order: RunTask, output: Handle) -> None:
         await self._release.wait()
@@ -303,7 +387,7 @@ class ScriptedWorker:
         await self._say(StepDone(task_id=order.task_id, step=step, steps=steps, done_at_s=time.monotonic()))
 
     async def _hold(self) -> None:
-        """Until released or until some task is cancelled."""
+        """Until released or until some task is cancelled or is to pause."""
         waits = [asyncio.create_task(self._release.wait()), asyncio.create_task(self._cancels.wait())]
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -312,8 +396,9 @@ class ScriptedWorker:
                 wait.cancel()
         self._cancels.clear()
 
-    async def _fail(self, order: RunTask, stage: str, kind: FailureKind, reason: str) -> None:
+    async def _fail(self, order: RunTask, stage: str, kind: FailureKind, reason: str) -> NoReturn:
         await self._say(TaskFailed(task_id=order.task_id, stage=stage, kind=kind, reason=reason))
+        raise Ended
 
     async def _lie(self, order: RunTask, stage: str) -> None:
         await self._socket._socket.send(b"\xc1 no message at all")
@@ -328,6 +413,16 @@ class ScriptedWorker:
             StageStarted(task_id=order.task_id, stage="no_such_stage", started_at_s=now_s),
             StageDone(task_id=order.task_id, stage="no_such_stage", started_at_s=now_s, ended_at_s=now_s),
             StepDone(task_id=order.task_id, step=10**9, steps=1, done_at_s=now_s),
+            CheckpointSaved(task_id=order.task_id, step=10**9, checkpoint=self._store.put(b"too far")),
+            CheckpointSaved(task_id="task-unknown", step=1, checkpoint=self._store.put(b"of nobody")),
+            TaskPaused(task_id="task-unknown", step=1, checkpoint=self._store.put(b"of nobody")),
+            StageDone(
+                task_id=order.task_id,
+                stage="no_such_stage",
+                started_at_s=now_s,
+                ended_at_s=now_s,
+                output=self._store.put(b"of no stage"),
+            ),
             StageStarted(task_id=order.task_id, stage=stage, started_at_s=now_s),
             StageStarted(task_id=order.task_id, stage=stage, started_at_s=now_s),
             Described(model="another", graphs={}),
@@ -349,6 +444,9 @@ class ScriptedFleet:
         self._store = store
         self._lives: dict[str, asyncio.Task[None]] = {}
         self._n_heard = dict.fromkeys(workers, 0)
+        self._order: dict[str, int] = {}
+        self._send = engine.send
+        engine.send = self._number  # type: ignore[method-assign]
         self._hear = engine._hear
         engine._hear = self._count  # type: ignore[method-assign]
 
@@ -367,14 +465,24 @@ class ScriptedFleet:
         """Task ids that some worker was told to cancel."""
         return [m.task_id for heard in self.heard.values() for m in heard if isinstance(m, CancelTask)]
 
+    def pauses(self) -> list[str]:
+        """Task ids that some worker was told to pause."""
+        return [m.task_id for heard in self.heard.values() for m in heard if isinstance(m, PauseTask)]
+
     def tasks(self) -> list[RunTask]:
-        """Tasks of jobs (not warm-ups) that workers got."""
-        return [
+        """Tasks of jobs (not warm-ups) that workers got, in the order in which they were sent."""
+        got = [
             message
             for heard in self.heard.values()
             for message in heard
             if isinstance(message, RunTask) and not message.task_id.startswith("warm-up")
         ]
+        return sorted(got, key=lambda task: self._order[task.task_id])
+
+    def _number(self, worker_id: str, message: ToWorker) -> None:
+        if isinstance(message, RunTask):
+            self._order[message.task_id] = len(self._order)
+        self._send(worker_id, message)
 
     def _count(self, worker_id: str, message: ToGateway) -> None:
         self._hear(worker_id, message)

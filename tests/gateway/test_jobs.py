@@ -7,12 +7,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway.errors import ApiError, ClientLeft, InternalError, QueueFull, StageFailed
-from gateway.jobs import Job, JobBook, Outcome, Request
+from gateway.job import Checkpoint, Job, weakest
+from gateway.jobs import JobBook, Outcome, Request
 from gateway.lifecycle import Event, IllegalTransition, State
 from gateway.timings import server_timing, times_s
 from planner.types import Shape
 from tests.gateway.scripted import NODE, graph
-from wire.generation import Generation
+from wire.generation import Exactness, Generation
 from wire.handle import Handle
 
 SHAPE = Shape(128, 128)
@@ -45,7 +46,7 @@ def request(n: int = 1, request_id: str = "r", arrived_s: float = 0.0) -> Reques
     return Request(request_id=request_id, jobs=jobs, arrived_s=arrived_s)
 
 
-def run_stage(job: Job, now_s: float, output: str) -> Handle | None:
+def run_stage(job: Job, now_s: float, output: str) -> list[Handle]:
     job.task_id = f"task-{output}"
     job.stage_started(now_s)
     job.stage_ended(now_s + 1)
@@ -54,10 +55,10 @@ def run_stage(job: Job, now_s: float, output: str) -> Handle | None:
 
 def test_a_job_goes_through_its_stages_and_its_times_add_up() -> None:
     (job,) = request().jobs
-    assert run_stage(job, 1.0, "a") is None
+    assert run_stage(job, 1.0, "a") == []
     assert (job.state, job.pending) == (State.READY, ("denoise", "decode"))
-    assert run_stage(job, 4.0, "b") == handle("a")
-    assert run_stage(job, 8.0, "c") == handle("b")
+    assert run_stage(job, 4.0, "b") == [handle("a")]
+    assert run_stage(job, 8.0, "c") == [handle("b")]
     job.advance(Event.DELIVERED, 9.5)
     assert job.state is State.DONE
     assert times_s(job) == {
@@ -88,7 +89,7 @@ def test_a_lost_merged_task_goes_back_to_what_is_in_the_store() -> None:
     job.stage_ended(3.0)
     job.stage_started(3.0)
     assert job.state is State.DECODING
-    assert job.rewind(4.0) is None
+    job.rewind(4.0)
     assert (job.state, job.pending, job.handoff) == (State.READY, ("denoise", "decode"), handle("a"))
     assert job.task_id is None
 
@@ -96,8 +97,59 @@ def test_a_lost_merged_task_goes_back_to_what_is_in_the_store() -> None:
 def test_a_lost_handoff_goes_back_to_the_start() -> None:
     (job,) = request().jobs
     run_stage(job, 0.0, "a")
-    assert job.rewind(2.0, handoff_lost=True) == handle("a")
+    assert job.forget_all() == [handle("a")]
+    job.rewind(2.0)
     assert (job.state, job.pending, job.handoff) == (State.QUEUED, graph().names, None)
+
+
+def test_a_lost_loop_goes_on_from_its_newest_checkpoint() -> None:
+    (job,) = request().jobs
+    run_stage(job, 0.0, "a")
+    job.stage_started(2.0)
+    assert job.save(Checkpoint(1, handle("c1"))) == []
+    assert job.save(Checkpoint(2, handle("c2"))) == [handle("c1")]
+    job.rewind(3.0)
+    assert (job.state, job.pending, job.view().steps_done) == (State.READY, ("denoise", "decode"), 2)
+    assert run_stage(job, 4.0, "b") == [handle("c2"), handle("a")]
+    assert job.view().steps_done == 0
+
+
+def test_a_paused_job_keeps_its_handoff_and_goes_on() -> None:
+    (job,) = request().jobs
+    run_stage(job, 0.0, "a")
+    job.task_id = "task"
+    job.stage_started(2.0)
+    assert job.pause(Checkpoint(3, handle("c")), 3.0) == []
+    assert (job.state, job.handoff) == (State.PAUSED, handle("a"))
+    assert job.can_run(("denoise", "decode"))
+    job.stage_started(4.0)
+    assert job.state is State.DIFFUSING
+    assert job.forget_all() == [handle("c"), handle("a")]
+
+
+def test_a_lost_checkpoint_is_the_start_of_the_loop() -> None:
+    (job,) = request().jobs
+    run_stage(job, 0.0, "a")
+    job.stage_started(2.0)
+    job.save(Checkpoint(3, handle("c")))
+    assert job.forget_checkpoint() == [handle("c")]
+    job.rewind(3.0)
+    assert (job.state, job.handoff, job.view().steps_done) == (State.READY, handle("a"), 0)
+
+
+def test_a_known_encode_result_is_the_start() -> None:
+    (job,) = request().jobs
+    assert job.skip_encode(handle("a"), 1.0) == []
+    assert (job.state, job.pending, job.handoff) == (State.READY, ("denoise", "decode"), handle("a"))
+    assert times_s(job)["queue"] == 1.0
+
+
+def test_the_weakest_exactness_is_what_was_kept() -> None:
+    assert weakest([Exactness.BITWISE]) is Exactness.BITWISE
+    assert weakest([Exactness.BITWISE, Exactness.APPROXIMATE, Exactness.NUMERIC]) is Exactness.APPROXIMATE
+    asked = request(2)
+    asked.jobs[1].exactness = Exactness.NUMERIC
+    assert asked.exactness is Exactness.NUMERIC
 
 
 def test_two_deaths_in_a_stage_without_a_new_step_are_poison() -> None:
@@ -162,7 +214,22 @@ def test_the_book_notices_a_request_that_was_lost() -> None:
     sizes=st.lists(st.integers(1, 4), min_size=1, max_size=6),
     moves=st.lists(
         st.tuples(
-            st.sampled_from(["stage", "start", "rewind", "lose", "fail", "cancel"]), st.integers(0, 30)
+            st.sampled_from(
+                [
+                    "stage",
+                    "start",
+                    "skip",
+                    "save",
+                    "pause",
+                    "resume",
+                    "rewind",
+                    "lose",
+                    "lose checkpoint",
+                    "fail",
+                    "cancel",
+                ]
+            ),
+            st.integers(0, 30),
         ),
         max_size=60,
     ),
@@ -182,11 +249,16 @@ def test_every_accepted_request_ends_in_exactly_one_outcome(
     owned: set[str] = set()
     now_s = 0.0
 
-    def freed(*handles: Handle | None) -> None:
-        owned.difference_update(h.name for h in handles if h)
+    def freed(handles: list[Handle]) -> None:
+        assert {handle.name for handle in handles} <= owned
+        owned.difference_update(handle.name for handle in handles)
 
     def dropped(jobs: tuple[Job, ...]) -> None:
-        freed(*(job.handoff for job in jobs))
+        for job in jobs:
+            freed(job.forget_all())
+
+    def in_loop(job: Job) -> bool:
+        return job.state is State.DIFFUSING and job.loop_can_resume
 
     for number, (move, at) in enumerate(moves):
         now_s += 1.0
@@ -197,19 +269,37 @@ def test_every_accepted_request_ends_in_exactly_one_outcome(
             owned.add(f"h{number}")
             freed(run_stage(job, now_s, f"h{number}"))
             if job.state is State.FINISHING:
-                freed(job.handoff)
+                freed(job.forget_all())
                 book.delivered(job, b"", now_s)
         elif move == "start" and job.state in (State.QUEUED, State.READY, State.DECODE_READY):
             job.stage_started(now_s)
+        elif move == "skip" and job.state is State.QUEUED:
+            owned.add(f"h{number}")
+            freed(job.skip_encode(handle(f"h{number}"), now_s))
+        elif move in ("save", "pause") and in_loop(job):
+            owned.add(f"h{number}")
+            checkpoint = Checkpoint(at % 4, handle(f"h{number}"))
+            freed(job.save(checkpoint) if move == "save" else job.pause(checkpoint, now_s))
+        elif move == "resume" and job.state is State.PAUSED:
+            job.stage_started(now_s)
         elif move == "rewind":
-            freed(job.rewind(now_s))
+            job.rewind(now_s)
         elif move == "lose":
-            freed(job.rewind(now_s, handoff_lost=True))
+            freed(job.forget_all())
+            job.rewind(now_s)
+        elif move == "lose checkpoint":
+            freed(job.forget_checkpoint())
+            job.rewind(now_s)
         elif move == "fail":
             dropped(book.fail(job, ApiError("x"), now_s))
         elif move == "cancel":
             dropped(book.end(book.request_of(job), Outcome.CANCELLED, ClientLeft("x"), now_s))
         book.check()
+        for job in book:
+            # a checkpoint is of use only with what the loop began with
+            assert job.checkpoint is None or (job.n_durable == job.n_encode and job.handoff is not None)
+        held = [h for job in book for h in (job.handoff, job.checkpoint and job.checkpoint.handle) if h]
+        assert sorted(h.name for h in held) == sorted(owned)
     for asked in book.open_requests:
         dropped(book.end(asked, Outcome.CANCELLED, ClientLeft("x"), now_s))
     book.check()

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from gateway.jobs import Job
+from gateway.job import Job
 from tests.gateway.conftest import Bench, Start, until
 from wire.errors import HandoffLost
 from wire.handle import Handle

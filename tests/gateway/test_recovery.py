@@ -20,10 +20,10 @@ SPLIT = {"cpu-0": ("text_encoder", "decode"), "cpu-1": ("denoise",)}
 
 
 async def assert_clean(bench: Bench) -> None:
-    """Nothing is open, and only the two inputs of the warm-ups are in the store."""
+    """Nothing is open, and only what is kept for later is in the store."""
     await until(lambda: all(worker.task is None for worker in bench.engine.fleet), "idle workers")
     assert not bench.engine.book.open_requests
-    assert bench.n_files == 2
+    assert bench.n_files == bench.engine.handoffs.statistics()["files"] == bench.n_kept
     bench.engine.book.check()
 
 

@@ -1,0 +1,199 @@
+"""A job: one picture on its way through the stages, and what it owns in the handoff store. No I/O.
+
+That is at most two files: the output of the last stage that is durable, and behind the stage before the loop
+also the newest checkpoint of the loop. Methods that put another file in place of one return what is to be
+freed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from gateway.lifecycle import BACK_TO, ENDED, STARTED, Event, State, advance
+from pipelines.graph import StageGraph
+from planner.types import JobView, Shape
+from wire.generation import Exactness, Generation
+from wire.handle import Handle
+
+_FROM_STRONGEST = tuple(Exactness)
+
+
+def weakest(kept: Iterable[Exactness]) -> Exactness:
+    """The least that all of `kept` have in common."""
+    return max(kept, key=_FROM_STRONGEST.index)
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """The loop of a job after `step` steps, in the store."""
+
+    step: int
+    handle: Handle
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One picture on its way. Times are the gateway's monotonic seconds.
+
+    `n_durable` stages are behind it, whose last output is `handoff`; with a `checkpoint` it goes on within
+    the next one, the loop. `task_id` is set while a worker has it; `n_ended` counts the stages that ended
+    within that task too. `furthest` is the last step boundary ever passed, as (stage index, step); `died_at`
+    is what it was when a worker last died in a stage. `encode_key` is what its encode result is known by,
+    None where that is not shared. `exactness` is what was kept so far.
+    """
+
+    job_id: str
+    request_id: str
+    generation: Generation
+    graph: StageGraph
+    shape: Shape
+    arrived_s: float
+    deadline_s: float
+    encode_key: str | None = None
+    state: State = State.QUEUED
+    entered_s: float = 0.0
+    spent_s: dict[State, float] = field(default_factory=dict)
+    n_durable: int = 0
+    n_ended: int = 0
+    handoff: Handle | None = None
+    checkpoint: Checkpoint | None = None
+    task_id: str | None = None
+    hold_until_s: float = 0.0
+    furthest: tuple[int, int] = (0, 0)
+    died_at: dict[int, tuple[int, int]] = field(default_factory=dict)
+    n_store_full: int = 0
+    n_handoff_lost: int = 0
+    exactness: Exactness = Exactness.BITWISE
+    picture: bytes | None = None
+
+    @property
+    def model(self) -> str:
+        return self.graph.model
+
+    @property
+    def steps(self) -> int:
+        return self.generation.num_inference_steps
+
+    @property
+    def steps_done(self) -> int:
+        """Steps of the loop that need not be run again."""
+        return self.checkpoint.step if self.checkpoint else 0
+
+    @property
+    def is_open(self) -> bool:
+        return not self.state.is_terminal
+
+    @property
+    def pending(self) -> tuple[str, ...]:
+        """Stages that have not ended, in order."""
+        return self.graph.names[self.n_ended :]
+
+    @property
+    def n_encode(self) -> int:
+        """How many stages come before the loop."""
+        return self.graph.names.index(self.graph.loop_stage)
+
+    @property
+    def loop_can_resume(self) -> bool:
+        """Whether it is in the loop, and what the loop began with is durable."""
+        return self.n_ended == self.n_durable == self.n_encode
+
+    def can_run(self, stages: tuple[str, ...]) -> bool:
+        """Whether `stages` are the next ones and no worker has it."""
+        return self.task_id is None and self.pending[: len(stages)] == stages
+
+    def advance(self, event: Event, now_s: float) -> None:
+        """Move along the table and stamp the time. Raises `IllegalTransition`, and then nothing changed."""
+        after = advance(self.state, event)
+        self.spent_s[self.state] = self.spent_s.get(self.state, 0.0) + max(0.0, now_s - self.entered_s)
+        self.state = after
+        self.entered_s = now_s
+
+    def stage_started(self, now_s: float) -> None:
+        """The next pending stage runs now."""
+        self.advance(STARTED[self.graph.stages[self.n_ended].kind], now_s)
+
+    def stage_ended(self, now_s: float) -> None:
+        """The running stage ended; its output may still be in the worker's memory only."""
+        ended = self.graph.stages[self.n_ended]
+        self.n_ended += 1
+        self.furthest = max(self.furthest, (self.n_ended, 0))
+        later = self.graph.stages[self.n_ended :]
+        if not later or later[0].kind != ended.kind:
+            self.advance(ENDED[ended.kind], now_s)
+
+    def step_done(self, step: int) -> None:
+        self.furthest = max(self.furthest, (self.n_ended, step))
+
+    def skip_encode(self, handoff: Handle, now_s: float) -> list[Handle]:
+        """No worker has it, and `handoff` is what its encode stages would make."""
+        self.advance(Event.ENCODE_SKIPPED, now_s)
+        self.n_ended = self.n_encode
+        return self._durable(handoff)
+
+    def keep_within_task(self, handoff: Handle) -> list[Handle]:
+        """`handoff` is the output of the stage that just ended; the task goes on."""
+        return self._durable(handoff)
+
+    def keep(self, handoff: Handle) -> list[Handle]:
+        """The task ended and `handoff` is its output."""
+        self.task_id = None
+        return self._durable(handoff)
+
+    def save(self, checkpoint: Checkpoint) -> list[Handle]:
+        """Its loop can go on from `checkpoint`. Only while `loop_can_resume`."""
+        freed = [self.checkpoint.handle] if self.checkpoint else []
+        self.checkpoint = checkpoint
+        self.step_done(checkpoint.step)
+        return freed
+
+    def pause(self, checkpoint: Checkpoint, now_s: float) -> list[Handle]:
+        """Its task left the loop with `checkpoint`. Only while `loop_can_resume`."""
+        self.advance(Event.PAUSED, now_s)
+        self.task_id = None
+        return self.save(checkpoint)
+
+    def rewind(self, now_s: float) -> None:
+        """Back to the last point whose handoff exists, or to the start."""
+        self.task_id = None
+        self.n_ended = self.n_durable
+        self.advance(BACK_TO[self.graph.stages[self.n_ended].kind], now_s)
+
+    def forget_checkpoint(self) -> list[Handle]:
+        """Its loop will begin at its first step."""
+        freed = [self.checkpoint.handle] if self.checkpoint else []
+        self.checkpoint = None
+        return freed
+
+    def forget_all(self) -> list[Handle]:
+        """It owns nothing any more; if it is to go on, then from the start."""
+        freed = [*self.forget_checkpoint(), *([self.handoff] if self.handoff else [])]
+        self.handoff = None
+        self.n_durable = 0
+        return freed
+
+    def died(self) -> bool:
+        """A worker died with this job. True if that makes it poison: twice in a stage, no step gained."""
+        poison = self.died_at.get(self.n_ended) == self.furthest
+        self.died_at[self.n_ended] = self.furthest
+        return poison
+
+    def view(self) -> JobView:
+        return JobView(
+            job_id=self.job_id,
+            model=self.model,
+            shape=self.shape,
+            steps=self.steps,
+            pending=self.pending,
+            arrived_s=self.arrived_s,
+            deadline_s=self.deadline_s,
+            running=self.task_id is not None,
+            steps_done=self.steps_done,
+        )
+
+    def _durable(self, handoff: Handle) -> list[Handle]:
+        freed = self.forget_all()
+        self.handoff = handoff
+        self.n_durable = self.n_ended
+        return freed
