@@ -102,19 +102,22 @@ class StageDone(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 class CheckpointSaved(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """The loop of a task can be continued after `step` steps, from any process of the node.
 
-    `checkpoint` None: it could not be written, `reason` says why; the task goes on.
+    `checkpoint` None: it could not be written, `reason` says why; the task goes on. `exactness`: of the steps
+    that it holds, as in `TaskDone`; what goes on from it is no better.
     """
 
     task_id: str
     step: int
     checkpoint: Handle | None
     reason: str = ""
+    exactness: Exactness = Exactness.BITWISE
 
 
 class TaskDone(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """All stages of a task ended. `output` is a handoff file, or an encoded picture after the last stage.
 
-    `exactness` is what its stages kept of the promise: BITWISE unless something in this task lowered it.
+    `exactness` is what its stages kept of the promise: BITWISE unless something in this task lowered it, as
+    sharing a call of the network with another task does (NUMERIC).
     """
 
     task_id: str
@@ -137,11 +140,15 @@ class TaskCancelled(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class TaskPaused(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """A task left its loop after `step` steps, as asked; `checkpoint` continues it anywhere on the node."""
+    """A task left its loop after `step` steps, as asked; `checkpoint` continues it anywhere on the node.
+
+    `exactness`: of the steps that it holds, as in `TaskDone`; what goes on from it is no better.
+    """
 
     task_id: str
     step: int
     checkpoint: Handle
+    exactness: Exactness = Exactness.BITWISE
 
 
 class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, tag=True):

@@ -6,6 +6,7 @@ kwargs tags, and the generator's state. Everything else is rebuilt from the requ
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from wire.generation import Generation
 from worker.checkpoint import Checkpoint
 from worker.errors import HandoffRefused
 from worker.loop_tap import Capture, OnBoundary, tapped
+from worker.network_tap import Through, divert
 from worker.packing import Payload
 from worker.resident import ResidentModel
 from worker.task_pipeline import task_generator, task_inputs, task_pipeline
@@ -65,7 +67,9 @@ class StageRun:
         """
         stage = self._resident.require(name, self._workflow)
         pipe, state = self._pipe, self._state
-        with torch.no_grad(), self._resident.adapted(self._adapter if stage.has_loop else None):
+        # other stages may run while a loop of another job has its adapter on
+        adapted = self._resident.adapted(self._adapter) if stage.has_loop else contextlib.nullcontext()
+        with torch.no_grad(), adapted:
             for dotted in stage.blocks:
                 block = self._resident.blocks[self._workflow][dotted]
                 if is_loop(block):
@@ -73,6 +77,13 @@ class StageRun:
                 pipe, state = block(pipe, state)
         if self._resident.device.type == "cuda":
             torch.cuda.synchronize(self._resident.device)
+
+    def divert(self, through: Through) -> None:
+        """Let the loop's network calls go through `through`, which makes them or has them made.
+
+        Only calls are diverted: whoever makes them needs the loop's adapter on, as it is inside `run`.
+        """
+        divert(self._pipe, self._graph.stage(self._graph.loop_stage).loaded, through)
 
     def payload(self, after: str) -> Payload:
         """What the stages behind `after` need."""

@@ -1,0 +1,232 @@
+"""One task on this worker, from its handoff to its terminal message. Where it computes its lane decides."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import msgspec
+import torch
+
+from wire.errors import HandoffLost, StoreFull
+from wire.generation import Exactness
+from wire.handle import Handle
+from wire.handoff import HandoffStore
+from wire.to_gateway import (
+    CheckpointSaved,
+    FailureKind,
+    Phase,
+    StageDone,
+    StageStarted,
+    StepDone,
+    TaskCancelled,
+    TaskDone,
+    TaskFailed,
+    TaskPaused,
+    ToGateway,
+)
+from wire.to_worker import RunTask
+from worker.batch import Lane
+from worker.checkpoint import Checkpoint
+from worker.errors import LoadRefused, PausedAtBoundary, StopAtBoundary
+from worker.loop_tap import Capture
+from worker.packing import pack, unpack
+from worker.pictures import decode_picture, encode_png
+from worker.resident import ResidentModel
+from worker.stages import StageRun
+from worker.wishes import Wishes
+
+Emit = Callable[[ToGateway], None]
+
+
+@dataclass(frozen=True)
+class Doing:
+    """What the device thread is at, for heartbeats."""
+
+    phase: Phase
+    since_s: float
+    task_id: str | None = None
+    stage: str | None = None
+    step: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Surroundings:
+    """What every task of a device loop uses. `tell` hears what the device is at, `encoder` makes files."""
+
+    device: torch.device
+    store: HandoffStore
+    models: dict[str, ResidentModel]
+    wishes: Wishes
+    encoder: ThreadPoolExecutor
+    emit: Emit
+    tell: Callable[[Doing], None]
+
+
+class TaskRun:
+    """One task. `is_past_loop`: its loop is over, or it never had one; it can then no longer be joined."""
+
+    def __init__(self, task: RunTask, around: Surroundings) -> None:
+        self.task = task
+        self.is_past_loop = False
+        self._around = around
+        self._stage = task.stages[0]
+
+    def run(self, lane: Lane) -> None:
+        """Exactly one of TaskDone, TaskFailed, TaskCancelled and TaskPaused is emitted. Never raises.
+
+        The loop stage's own code runs on the lane's thread, its network calls and all other stages on the
+        thread that runs the batch.
+        """
+        task, emit = self.task, self._around.emit
+        self._tell(0)
+        try:
+            self._run_stages(lane)
+        except StopAtBoundary as stopped:
+            emit(TaskCancelled(task_id=task.task_id, step=stopped.steps_done))
+        except PausedAtBoundary as paused:
+            emit(
+                TaskPaused(
+                    task_id=task.task_id,
+                    step=paused.steps_done,
+                    checkpoint=paused.checkpoint,
+                    exactness=_kept_by(lane),
+                )
+            )
+        except Exception as error:  # a family's own code may raise anything; the task answers for it
+            emit(_failure(task, self._stage, error))
+        finally:
+            self.is_past_loop = True
+            self._around.wishes.close(task.task_id)
+
+    def _run_stages(self, lane: Lane) -> None:
+        task, store, emit = self.task, self._around.store, self._around.emit
+        resident = self._around.models.get(task.model)
+        if resident is None:
+            raise LoadRefused(f"model {task.model} is not loaded on this worker")
+        unpack_from_s = time.monotonic()
+        run, checkpoint = self._prepared(resident)
+        graph = resident.graphs[task.generation.workflow]
+        run.divert(lane.through)
+        overhead_s = time.monotonic() - unpack_from_s
+        for stage in task.stages:
+            self._check_stop(0)
+            started_s = time.monotonic()
+            self._stage = stage
+            self._tell(0)
+            emit(StageStarted(task_id=task.task_id, stage=stage, started_at_s=started_s))
+            if stage == graph.loop_stage:
+                run.run(stage, functools.partial(self._boundary, lane), checkpoint)
+                self.is_past_loop = True
+            else:
+                lane.aside(functools.partial(run.run, stage))
+            ended_s = time.monotonic()
+            done = StageDone(
+                task_id=task.task_id,
+                stage=stage,
+                started_at_s=started_s,
+                ended_at_s=ended_s,
+                overhead_s=overhead_s,
+            )
+            overhead_s = 0.0
+            if stage != task.stages[-1]:
+                emit(self._kept(done, run) if stage == task.keep_after else done)
+        last = task.stages[-1]
+        if graph.is_last(last):
+            emit(done)
+            self._around.encoder.submit(self._finish, run.output(), _kept_by(lane))
+            return
+        data, tensors = pack(run.payload(last))
+        output = store.put(data, tensors=tensors)
+        packed_s = time.monotonic() - ended_s
+        emit(msgspec.structs.replace(done, overhead_s=done.overhead_s + packed_s))
+        emit(TaskDone(task_id=task.task_id, output=output, exactness=_kept_by(lane)))
+
+    def _prepared(self, resident: ResidentModel) -> tuple[StageRun, Checkpoint | None]:
+        """The run with what it starts from. Raises `HandoffLost`, `HandoffRefused`."""
+        task, store = self.task, self._around.store
+        payload = None if task.handoff is None else unpack(store.get(task.handoff))
+        image = task.generation.image
+        picture = None if image is None else decode_picture(store.get(image))
+        checkpoint = None
+        if task.checkpoint is not None:
+            checkpoint = Checkpoint.of(unpack(store.get(task.checkpoint)).to(self._around.device))
+        return StageRun(resident, task.generation, payload, picture), checkpoint
+
+    def _kept(self, done: StageDone, run: StageRun) -> StageDone:
+        """`done` with its stage's output in the store; without if the store is full, which is no failure."""
+        packing_from_s = time.monotonic()
+        data, tensors = pack(run.payload(done.stage))
+        try:
+            output = self._around.store.put(data, tensors=tensors)
+        except StoreFull:
+            output = None
+        packed_s = time.monotonic() - packing_from_s
+        return msgspec.structs.replace(done, output=output, overhead_s=done.overhead_s + packed_s)
+
+    def _finish(self, pixels: torch.Tensor, exactness: Exactness) -> None:
+        task, emit = self.task, self._around.emit
+        try:
+            output = self._around.store.put(encode_png(pixels))
+        except Exception as error:  # this thread has nobody else to answer for the task
+            emit(_failure(task, task.stages[-1], error))
+        else:
+            emit(TaskDone(task_id=task.task_id, output=output, exactness=exactness))
+
+    def _boundary(self, lane: Lane, steps_done: int, steps: int, capture: Capture) -> None:
+        task, emit, wishes = self.task, self._around.emit, self._around.wishes
+        self._tell(steps_done)
+        if steps_done > 0:
+            emit(StepDone(task_id=task.task_id, step=steps_done, steps=steps, done_at_s=time.monotonic()))
+        if steps_done < steps:
+            self._check_stop(steps_done)
+            if wishes.wants_pause(task.task_id):
+                raise PausedAtBoundary(steps_done, self._save(capture()))
+            if task.checkpoint_every and steps_done and steps_done % task.checkpoint_every == 0:
+                emit(self._saved(capture(), _kept_by(lane)))
+
+    def _saved(self, checkpoint: Checkpoint, exactness: Exactness) -> CheckpointSaved:
+        try:
+            handle, reason = self._save(checkpoint), ""
+        except StoreFull as full:
+            handle, reason = None, str(full)
+        return CheckpointSaved(
+            task_id=self.task.task_id,
+            step=checkpoint.step,
+            checkpoint=handle,
+            reason=reason,
+            exactness=exactness,
+        )
+
+    def _save(self, checkpoint: Checkpoint) -> Handle:
+        data, tensors = pack(checkpoint.payload())
+        return self._around.store.put(data, tensors=tensors)
+
+    def _check_stop(self, steps_done: int) -> None:
+        if self._around.wishes.wants_stop(self.task.task_id):
+            raise StopAtBoundary(steps_done)
+
+    def _tell(self, step: int) -> None:
+        """In a batch, the task that moved last is what the device is at."""
+        self._around.tell(Doing(Phase.RUNNING, time.monotonic(), self.task.task_id, self._stage, step))
+
+
+def _kept_by(lane: Lane) -> Exactness:
+    return Exactness.NUMERIC if lane.shared else Exactness.BITWISE
+
+
+def _failure(task: RunTask, stage: str, error: Exception) -> TaskFailed:
+    match error:
+        case StoreFull():
+            kind = FailureKind.STORE_FULL
+        case HandoffLost():
+            kind = FailureKind.HANDOFF_LOST
+        case torch.OutOfMemoryError() | MemoryError():
+            kind = FailureKind.OUT_OF_MEMORY
+        case _:
+            kind = FailureKind.INTERNAL
+    reason = f"{type(error).__name__}: {error}"
+    return TaskFailed(task_id=task.task_id, stage=stage, kind=kind, reason=reason)
