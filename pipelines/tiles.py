@@ -13,14 +13,16 @@ from pipelines.catalogue import Model
 def decode_peak_bytes(
     model: Model, width_px: int, height_px: int, num_frames: int, *, on_cpu: bool = False
 ) -> int:
-    """Bytes that the full decode of one picture or clip needs at its peak, weights not counted.
+    """Bytes of activations at the peak of the full decode of one picture or clip; weights are not counted.
 
-    `on_cpu`: a CPU computes in float32 whatever the model's dtype. Raises nothing.
+    An estimate from what live tensors need: what a convolution takes as work space comes on top. `on_cpu`: a
+    CPU computes in float32 whatever the model's dtype. SDXL's published VAE does so too where the dtype is
+    float16; an entry's `decode_bytes_per_px` can say it.
     """
     family = model.family_table
     per_px = model.decode_bytes_per_px or family.decode_bytes_per_px
     widening = 2 if on_cpu or model.dtype == "float32" else 1
-    frames_at_once = min(num_frames, family.decode_frames_at_once)
+    frames_at_once = min(num_frames, family.decode_frames_at_once or num_frames)
     return per_px * widening * width_px * height_px * frames_at_once
 
 
