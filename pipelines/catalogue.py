@@ -24,7 +24,8 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     `source` is a folder in diffusers' layout (starts with "." or "/") or a
     hub id; whether it is there shows when it is loaded. `dtype` is the type of weights and arithmetic on a
     GPU; on a CPU weights are widened to float32. Sizes are in pixels, both sides multiples of
-    `size_multiple_px`. `inputs` are constant inputs of its pipeline. `sampler` replaces the model's own
+    `size_multiple_px`. `workflows`: those of its family's that its weights were made for; all where empty.
+    `inputs` are constant inputs of its pipeline. `sampler` replaces the model's own
     scheduler. `adapters`: LoRA adapters by name, each a safetensors file or a folder that holds one.
     `decode_tile_px`: side of a tile of a tiled decode, the VAE's own where None; a multiple of
     `size_multiple_px`. `decode_bytes_per_px` replaces the family's figure for a VAE of another width.
@@ -44,6 +45,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     max_guidance: float = 20.0
     default_frames: Positive = 1
     max_prompt_chars: Positive = 4000
+    workflows: tuple[str, ...] = ()
     sampler: str | None = None
     adapters: dict[str, str] = {}
     decode_tile_px: Positive | None = None
@@ -52,7 +54,12 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     @property
     def family_table(self) -> Family:
-        return FAMILIES[self.family]
+        """Its row of the families, with no other workflows than its own."""
+        family = FAMILIES[self.family]
+        if not self.workflows:
+            return family
+        workflows = {name: family.workflows[name] for name in self.workflows}
+        return msgspec.structs.replace(family, workflows=workflows)
 
 
 class Catalogue:
@@ -108,6 +115,16 @@ def _checked(name: str, model: Model, file: Path) -> Model:
         raise CatalogueRefused(
             f"catalogue {file}: {name}.sampler is {model.sampler!r}; {model.family} runs with"
             f" {', '.join(family.samplers)}"
+        )
+    for workflow in model.workflows:
+        if workflow not in family.workflows:
+            raise CatalogueRefused(
+                f"catalogue {file}: {name}.workflows has {workflow!r}; {model.family} has"
+                f" {', '.join(family.workflows)}"
+            )
+    if (model.default_frames - 1) % family.frame_stride:
+        raise CatalogueRefused(
+            f"catalogue {file}: {name}.default_frames is no multiple of {family.frame_stride} and 1 more"
         )
     for side_px in model.default_size_px:
         if side_px % model.size_multiple_px or not model.min_size_px <= side_px <= model.max_size_px:

@@ -35,12 +35,15 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
     predict. `samplers`: names in `pipelines.samplers.SAMPLERS` that were found to run, exactly, with it.
     `sizes_only`: parts that the stage of the loop declares, but takes nothing from except sizes.
     `needs_negative`: whether its blocks cannot do without negative embeddings, even when guidance is off.
-    `frame_stride`: a clip has a multiple of it, and one more, frames.
+    `frame_stride`: a clip has a multiple of it, and one more, frames. `min_steps`: below, its published
+    scheduler makes no numbers.
 
     `takes_lora`, `tiles_decode`: whether diffusers' class of its denoiser takes adapters, and its VAE decodes
-    in tiles. `decode_bytes_per_px`: bytes at the peak of a full decode in 16 bits, weights not counted, per
-    pixel of each of the `decode_frames_at_once` frames that its VAE has in work together. The default is
-    that of the VAE with 128 channels at full size that SD, SDXL, SD3 and Flux share.
+    in tiles. `decode_bytes_per_px`: bytes of activations at the peak of a full decode in 16 bits, per pixel
+    of each of the `decode_frames_at_once` frames that its VAE has in work together, None for all frames of a
+    clip. Counted over the published VAE without weights (`tests/pipelines/test_decode_bytes.py`), rounded up.
+    The default is that of the VAE that SD, SDXL, SD3 and Flux share: three activations of 256 channels at
+    full size, in the first block of the last level.
     """
 
     blocks: str
@@ -52,11 +55,12 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
     samplers: tuple[str, ...]
     needs_negative: bool = False
     frame_stride: int = 1
+    min_steps: int = 1
     sizes_only: tuple[str, ...] = ()
     takes_lora: bool = True
     tiles_decode: bool = True
-    decode_bytes_per_px: int = 1536
-    decode_frames_at_once: int = 1
+    decode_bytes_per_px: int = 1600
+    decode_frames_at_once: int | None = None
 
 
 FAMILIES: dict[str, Family] = {
@@ -131,6 +135,7 @@ FAMILIES: dict[str, Family] = {
         output="images",
         predicts="flow",
         samplers=("flow-euler", "flow-lcm", "unipc-flow"),
+        decode_bytes_per_px=3500,
     ),
     "z-image": Family(
         blocks="ZImageAutoBlocks",
@@ -167,11 +172,11 @@ FAMILIES: dict[str, Family] = {
         samplers=("flow-euler", "flow-lcm", "unipc-flow", "dpm++-flow"),
         needs_negative=True,
         frame_stride=4,
-        decode_bytes_per_px=1536,
+        decode_bytes_per_px=2700,
         decode_frames_at_once=4,
     ),
     "hunyuan-video-1.5": Family(
-        blocks="HunyuanVideo15AutoBlocks",
+        blocks="pipelines.hunyuan_video:HunyuanVideo15Blocks",
         workflows={"text": Workflow(name="text2video"), "image": Workflow(name="image2video")},
         guidance="guider",
         takes_negative_prompt=True,
@@ -180,6 +185,7 @@ FAMILIES: dict[str, Family] = {
         samplers=("flow-euler", "flow-lcm", "unipc-flow"),
         needs_negative=True,
         frame_stride=4,
+        decode_bytes_per_px=1850,
     ),
     "ltx": Family(
         blocks="LTXAutoBlocks",
@@ -191,6 +197,8 @@ FAMILIES: dict[str, Family] = {
         samplers=("flow-euler", "flow-lcm", "unipc-flow"),
         needs_negative=True,
         frame_stride=8,
+        min_steps=2,
+        decode_bytes_per_px=110,
     ),
     "cogvideox": Family(
         blocks="pipelines.cogvideox:CogVideoXBlocks",
@@ -201,6 +209,8 @@ FAMILIES: dict[str, Family] = {
         predicts="v",
         samplers=("cogvideox-ddim", "cogvideox-dpm"),
         frame_stride=8,
+        decode_bytes_per_px=6300,
+        decode_frames_at_once=8,
     ),
 }
 
@@ -243,6 +253,10 @@ def check_fields(
         raise FieldRefused("lora", "this model takes no LoRA adapters")
     if tiled_decode and not family.tiles_decode:
         raise FieldRefused("tiled_decode", "this model's VAE does not decode in tiles")
+    if num_inference_steps is not None and num_inference_steps < family.min_steps:
+        raise FieldRefused(
+            "num_inference_steps", f"num_inference_steps must be at least {family.min_steps} for this model"
+        )
     if num_frames is not None:
         _check_frames(family, num_frames)
     if family.guidance == "none" and guidance_scale != 1.0:

@@ -3,7 +3,7 @@
 Layout: 8 bytes little-endian length of the tree, the tree, the safetensors file. In the tree a tensor is the
 name of its entry and the order of its dimensions in memory, because convolutions over a channels-last tensor
 round differently than over its contiguous copy. Lists, tuples, dicts, numbers, strings, None and dtypes are
-kept as they are. Anything else is refused.
+kept as they are, pictures as their pixels. Anything else is refused.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgpack
+import numpy as np
 import safetensors
 import safetensors.torch
 import torch
+from PIL import Image
 
 from wire.handle import TensorInfo
 from worker.errors import HandoffRefused
@@ -94,6 +96,9 @@ def _flatten(path: str, value: Any, tensors: dict[str, torch.Tensor]) -> Any:
         case torch.Tensor():
             tensors[path] = value.detach().to("cpu", copy=True)
             return ["tensor", [path, _memory_order(tensors[path])]]
+        case Image.Image() if value.mode == "RGB":
+            tensors[path] = torch.from_numpy(np.array(value))
+            return ["picture", path]
         case torch.dtype():
             return ["dtype", str(value).removeprefix("torch.")]
         case list() | tuple():
@@ -112,6 +117,8 @@ def _restore(node: Any, tensors: dict[str, torch.Tensor]) -> Any:
         case "tensor":
             path, order = content
             return tensors[path].permute([order.index(dim) for dim in range(len(order))])
+        case "picture":
+            return Image.fromarray(tensors[content].numpy())
         case "dtype":
             return getattr(torch, content)
         case "list":

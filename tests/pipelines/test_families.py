@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from pipelines.catalogue import load_catalogue
 from pipelines.errors import FieldRefused
 from pipelines.families import FAMILIES, check_fields, is_guided, pipeline_inputs
 from wire.generation import Generation
@@ -64,3 +65,17 @@ def test_fields_without_effect_are_refused(
 @pytest.mark.parametrize("family", ["sd3", "wan"])
 def test_fields_with_effect_are_accepted(family: str) -> None:
     check_fields(FAMILIES[family], guidance_scale=4.0, negative_prompt="blurry")
+
+
+@pytest.mark.parametrize(("family", "num_frames"), [("wan", 6), ("ltx", 5), ("wan", 0), ("sd3", 1)])
+def test_frames_that_would_be_another_number_are_refused(family: str, num_frames: int) -> None:
+    with pytest.raises(FieldRefused) as refused:
+        check_fields(FAMILIES[family], guidance_scale=4.0, negative_prompt=None, num_frames=num_frames)
+    assert refused.value.field == "num_frames"
+
+
+def test_a_model_may_have_fewer_workflows_than_its_family() -> None:
+    model = load_catalogue()["hunyuanvideo-1.5-480p"]
+    with pytest.raises(FieldRefused) as refused:
+        check_fields(model.family_table, guidance_scale=4.0, negative_prompt=None, workflow="image")
+    assert refused.value.field == "image"
