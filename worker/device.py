@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import msgspec
 import torch
@@ -133,6 +134,9 @@ class DeviceLoop:
             while (task := self._commands.take_task(functools.partial(self._can_join, inside))) is not None:
                 inside.append(TaskRun(task, self._around))
                 batch.enter(inside[-1].run)
+            inside = [run for run in inside if not run.is_over]
+            # a batch is at what its oldest task is at
+            self.doing = replace(inside[0].doing, since_s=time.monotonic())
             batch.round()
 
     def _can_join(self, inside: list[TaskRun], task: RunTask) -> bool:

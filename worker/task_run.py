@@ -67,13 +67,14 @@ class Surroundings:
 
 
 class TaskRun:
-    """One task. `is_past_loop`: its loop is over, or it never had one; it can then no longer be joined."""
+    """One task. `is_past_loop`: its loop is over, or it had none, so it can no longer be joined."""
 
     def __init__(self, task: RunTask, around: Surroundings) -> None:
         self.task = task
-        self.is_past_loop = False
+        self.is_past_loop = self.is_over = False
+        self.doing = Doing(Phase.RUNNING, time.monotonic(), task.task_id, task.stages[0])
         self._around = around
-        self._stage = task.stages[0]
+        self._steps_before = 0
 
     def run(self, lane: Lane) -> None:
         """Exactly one of TaskDone, TaskFailed, TaskCancelled and TaskPaused is emitted. Never raises.
@@ -82,7 +83,7 @@ class TaskRun:
         thread that runs the batch.
         """
         task, emit = self.task, self._around.emit
-        self._tell(0)
+        self._tell(task.stages[0], 0)
         try:
             self._run_stages(lane)
         except StopAtBoundary as stopped:
@@ -97,9 +98,9 @@ class TaskRun:
                 )
             )
         except Exception as error:  # a family's own code may raise anything; the task answers for it
-            emit(_failure(task, self._stage, error))
+            emit(_failure(task, self.doing.stage or task.stages[0], error))
         finally:
-            self.is_past_loop = True
+            self.is_past_loop = self.is_over = True
             self._around.wishes.close(task.task_id)
 
     def _run_stages(self, lane: Lane) -> None:
@@ -109,17 +110,17 @@ class TaskRun:
             raise LoadRefused(f"model {task.model} is not loaded on this worker")
         unpack_from_s = time.monotonic()
         run, checkpoint = self._prepared(resident)
+        self._steps_before = 0 if checkpoint is None else checkpoint.step
         graph = resident.graphs[task.generation.workflow]
         run.divert(lane.through)
         overhead_s = time.monotonic() - unpack_from_s
         for stage in task.stages:
             self._check_stop(0)
             started_s = time.monotonic()
-            self._stage = stage
-            self._tell(0)
+            self._tell(stage, 0)
             emit(StageStarted(task_id=task.task_id, stage=stage, started_at_s=started_s))
             if stage == graph.loop_stage:
-                run.run(stage, functools.partial(self._boundary, lane), checkpoint)
+                run.run(stage, functools.partial(self._boundary, lane, stage), checkpoint)
                 self.is_past_loop = True
             else:
                 lane.aside(functools.partial(run.run, stage))
@@ -176,16 +177,18 @@ class TaskRun:
         else:
             emit(TaskDone(task_id=task.task_id, output=output, exactness=exactness))
 
-    def _boundary(self, lane: Lane, steps_done: int, steps: int, capture: Capture) -> None:
+    def _boundary(self, lane: Lane, stage: str, steps_done: int, steps: int, capture: Capture) -> None:
         task, emit, wishes = self.task, self._around.emit, self._around.wishes
-        self._tell(steps_done)
-        if steps_done > 0:
+        self._tell(stage, steps_done)
+        is_new = steps_done > self._steps_before
+        if is_new:
             emit(StepDone(task_id=task.task_id, step=steps_done, steps=steps, done_at_s=time.monotonic()))
         if steps_done < steps:
             self._check_stop(steps_done)
-            if wishes.wants_pause(task.task_id):
+            # a continued loop makes a step before it is left again: pauses alone must not hold it up for ever
+            if wishes.wants_pause(task.task_id) and (is_new or task.checkpoint is None):
                 raise PausedAtBoundary(steps_done, self._save(capture()))
-            if task.checkpoint_every and steps_done and steps_done % task.checkpoint_every == 0:
+            if is_new and task.checkpoint_every and steps_done % task.checkpoint_every == 0:
                 emit(self._saved(capture(), _kept_by(lane)))
 
     def _saved(self, checkpoint: Checkpoint, exactness: Exactness) -> CheckpointSaved:
@@ -209,9 +212,9 @@ class TaskRun:
         if self._around.wishes.wants_stop(self.task.task_id):
             raise StopAtBoundary(steps_done)
 
-    def _tell(self, step: int) -> None:
-        """In a batch, the task that moved last is what the device is at."""
-        self._around.tell(Doing(Phase.RUNNING, time.monotonic(), self.task.task_id, self._stage, step))
+    def _tell(self, stage: str, step: int) -> None:
+        self.doing = Doing(Phase.RUNNING, time.monotonic(), self.task.task_id, stage, step)
+        self._around.tell(self.doing)
 
 
 def _kept_by(lane: Lane) -> Exactness:

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import io
-import queue
-import threading
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
 
 import msgspec
 import pytest
@@ -18,6 +14,7 @@ from pipelines.catalogue import Model, to_entry
 from pipelines.graph import StageGraph
 from tests.families.sd3 import sd3
 from tests.families.wan import wan
+from tests.worker.driver import STAGES, Driver, make_task
 from wire.generation import Generation
 from wire.handoff import HandoffStore
 from wire.to_gateway import (
@@ -35,64 +32,15 @@ from wire.to_gateway import (
     TaskFailed,
     ToGateway,
 )
-from wire.to_worker import Describe, EvictStages, LoadStages, RunTask
-from worker.device import DeviceLoop
+from wire.to_worker import Describe, EvictStages, LoadStages
 from worker.pictures import encode_png
 from worker.resident import ResidentModel
 from worker.task_pipeline import run_whole
-
-STAGES = ("text_encoder", "denoise", "decode")
-M = TypeVar("M")
-
-
-class Driver:
-    """A device loop on a thread, and what it said."""
-
-    def __init__(self, store: HandoffStore) -> None:
-        self.said: queue.Queue[ToGateway] = queue.Queue()
-        self.history: list[ToGateway] = []
-        self.store = store
-        self.loop = DeviceLoop(torch.device("cpu"), store, self.said.put)
-        self._thread = threading.Thread(target=self.loop.run)
-        self._thread.start()
-
-    def until(self, *kinds: type[M]) -> M:
-        """The next message of one of `kinds`; everything before it goes to `history`."""
-        while True:
-            message: Any = self.said.get(timeout=60)
-            self.history.append(message)
-            if isinstance(message, kinds):
-                return message
-
-    def close(self) -> None:
-        self.loop.stop()
-        self._thread.join(timeout=60)
-        assert not self._thread.is_alive()
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     return sd3(tmp_path_factory.mktemp("sd3"))
-
-
-@pytest.fixture
-def driver(tmp_path: Path) -> Iterator[Driver]:
-    driver = Driver(HandoffStore(tmp_path / "store", node="here", capacity_bytes=10_000_000))
-    yield driver
-    driver.close()
-
-
-def _load(driver: Driver, model: Model, *stages: str, name: str = "tiny") -> None:
-    driver.loop.submit(LoadStages(model=name, entry=to_entry(model), stages=stages))
-    driver.until(StagesLoaded)
-
-
-def _task(task_id: str, *stages: str, steps: int = 3, **changes: Any) -> RunTask:
-    generation = Generation(
-        prompt="a dog", width_px=32, height_px=32, num_inference_steps=steps, guidance_scale=4.0, seed=3
-    )
-    task = RunTask(task_id=task_id, job_id="job", model="tiny", stages=stages, generation=generation)
-    return msgspec.structs.replace(task, **changes)
 
 
 def test_describe_gives_the_graph(driver: Driver, model: Model) -> None:
@@ -110,8 +58,8 @@ def test_describe_says_why_not(driver: Driver, model: Model, tmp_path: Path) -> 
 
 
 def test_merged_task_reports_and_returns_the_picture(driver: Driver, model: Model) -> None:
-    _load(driver, model, *STAGES)
-    driver.loop.submit(_task("t", *STAGES))
+    driver.load(model, *STAGES)
+    driver.loop.submit(make_task("t", *STAGES))
     done = driver.until(TaskDone)
     told = [type(message).__name__ for message in driver.history if not isinstance(message, StagesLoaded)]
     assert told == [
@@ -122,17 +70,17 @@ def test_merged_task_reports_and_returns_the_picture(driver: Driver, model: Mode
     png = driver.store.get(done.output)
     whole = ResidentModel("tiny", model, torch.device("cpu"))
     whole.load(STAGES)
-    assert png == encode_png(run_whole(whole, _task("t").generation).get("images"))
+    assert png == encode_png(run_whole(whole, make_task("t").generation).get("images"))
     assert Image.open(io.BytesIO(png)).size == (32, 32)
 
 
 def test_split_task_hands_over(driver: Driver, model: Model) -> None:
-    _load(driver, model, *STAGES)
-    driver.loop.submit(_task("whole", *STAGES))
+    driver.load(model, *STAGES)
+    driver.loop.submit(make_task("whole", *STAGES))
     whole = driver.store.get(driver.until(TaskDone).output)
     handoff = None
     for stage in STAGES:
-        driver.loop.submit(_task(f"t-{stage}", stage, handoff=handoff))
+        driver.loop.submit(make_task(f"t-{stage}", stage, handoff=handoff))
         handoff = driver.until(TaskDone).output
     assert handoff is not None
     assert driver.store.get(handoff) == whole
@@ -146,22 +94,22 @@ def test_split_task_hands_over(driver: Driver, model: Model) -> None:
 
 
 def test_cancel_stops_at_the_next_boundary(driver: Driver, model: Model) -> None:
-    _load(driver, model, *STAGES)
-    driver.loop.submit(_task("long", *STAGES, steps=200))
+    driver.load(model, *STAGES)
+    driver.loop.submit(make_task("long", *STAGES, steps=200))
     driver.until(StepDone)
     driver.loop.cancel("long")
     cancelled = driver.until(TaskCancelled)
     assert 1 <= cancelled.step < 200
     assert driver.store.used_bytes() == 0
-    driver.loop.submit(_task("next", *STAGES))
+    driver.loop.submit(make_task("next", *STAGES))
     assert driver.until(TaskDone).task_id == "next"
 
 
 def test_cancel_before_the_start_and_of_unknown_tasks(driver: Driver, model: Model) -> None:
-    _load(driver, model, *STAGES)
+    driver.load(model, *STAGES)
     driver.loop.cancel("unknown")
-    driver.loop.submit(_task("first", *STAGES, steps=50))
-    driver.loop.submit(_task("second", *STAGES))
+    driver.loop.submit(make_task("first", *STAGES, steps=50))
+    driver.loop.submit(make_task("second", *STAGES))
     driver.loop.cancel("second")
     ended: dict[str, ToGateway] = {}
     for _ in range(2):
@@ -171,37 +119,37 @@ def test_cancel_before_the_start_and_of_unknown_tasks(driver: Driver, model: Mod
     assert isinstance(ended["first"], TaskDone)
     assert ended["second"] == TaskCancelled(task_id="second", step=0)
     assert not any(isinstance(m, StageStarted) and m.task_id == "second" for m in driver.history)
-    driver.loop.submit(_task("unknown", *STAGES))
+    driver.loop.submit(make_task("unknown", *STAGES))
     assert isinstance(driver.until(TaskDone, TaskCancelled), TaskDone)
 
 
 def test_failures_are_answered_and_harmless(driver: Driver, model: Model) -> None:
-    driver.loop.submit(_task("early", "denoise"))
+    driver.loop.submit(make_task("early", "denoise"))
     assert "not loaded" in driver.until(TaskFailed).reason
-    _load(driver, model, "text_encoder", "denoise")
-    driver.loop.submit(_task("absent", "decode"))
+    driver.load(model, "text_encoder", "denoise")
+    driver.loop.submit(make_task("absent", "decode"))
     assert "not resident" in driver.until(TaskFailed).reason
-    driver.loop.submit(_task("odd", "text_encoder", "denoise", generation=_too_wide()))
+    driver.loop.submit(make_task("odd", "text_encoder", "denoise", generation=_too_wide()))
     assert driver.until(TaskFailed).kind is FailureKind.INTERNAL
-    driver.loop.submit(_task("encode", "text_encoder"))
+    driver.loop.submit(make_task("encode", "text_encoder"))
     handle = driver.until(TaskDone).output
     driver.store.free(handle)
-    driver.loop.submit(_task("lost", "denoise", handoff=handle))
+    driver.loop.submit(make_task("lost", "denoise", handoff=handle))
     assert driver.until(TaskFailed).kind is FailureKind.HANDOFF_LOST
-    driver.loop.submit(_task("good", "text_encoder", "denoise"))
+    driver.loop.submit(make_task("good", "text_encoder", "denoise"))
     driver.until(TaskDone)
 
 
 def _too_wide() -> Generation:
     """Wider than the tiny model's table of positions."""
-    return msgspec.structs.replace(_task("t").generation, width_px=512)
+    return msgspec.structs.replace(make_task("t").generation, width_px=512)
 
 
 def test_a_full_store_fails_the_task_only(tmp_path: Path, model: Model) -> None:
     driver = Driver(HandoffStore(tmp_path / "small", node="here", capacity_bytes=100))
     try:
-        _load(driver, model, "text_encoder")
-        driver.loop.submit(_task("t", "text_encoder"))
+        driver.load(model, "text_encoder")
+        driver.loop.submit(make_task("t", "text_encoder"))
         assert driver.until(TaskFailed).kind is FailureKind.STORE_FULL
         assert driver.store.used_bytes() == 0
     finally:
@@ -209,11 +157,11 @@ def test_a_full_store_fails_the_task_only(tmp_path: Path, model: Model) -> None:
 
 
 def test_load_failures_leave_what_was_resident(driver: Driver, model: Model) -> None:
-    _load(driver, model, "decode")
+    driver.load(model, "decode")
     driver.loop.submit(LoadStages(model="tiny", entry=to_entry(model), stages=("no_such",)))
     assert "no_such" in driver.until(LoadFailed).reason
     driver.loop.submit(EvictStages(model="tiny", stages=("decode",)))
-    driver.loop.submit(_task("t", "decode"))
+    driver.loop.submit(make_task("t", "decode"))
     assert "not resident" in driver.until(TaskFailed).reason
 
 
@@ -237,8 +185,8 @@ def test_pickled_weights_are_refused(driver: Driver, tmp_path: Path) -> None:
 
 def test_phase_is_told(driver: Driver, model: Model) -> None:
     assert driver.loop.doing.phase is Phase.IDLE
-    _load(driver, model, *STAGES)
-    driver.loop.submit(_task("long", *STAGES, steps=200))
+    driver.load(model, *STAGES)
+    driver.loop.submit(make_task("long", *STAGES, steps=200))
     driver.until(StepDone)
     doing = driver.loop.doing
     assert (doing.phase, doing.task_id, doing.stage) == (Phase.RUNNING, "long", "denoise")
@@ -247,8 +195,8 @@ def test_phase_is_told(driver: Driver, model: Model) -> None:
 
 
 def test_stage_times_are_ordered(driver: Driver, model: Model) -> None:
-    _load(driver, model, *STAGES)
-    driver.loop.submit(_task("t", *STAGES))
+    driver.load(model, *STAGES)
+    driver.loop.submit(make_task("t", *STAGES))
     driver.until(TaskDone)
     done = [message for message in driver.history if isinstance(message, StageDone)]
     edges = [edge for stage in done for edge in (stage.started_at_s, stage.ended_at_s)]
@@ -257,7 +205,7 @@ def test_stage_times_are_ordered(driver: Driver, model: Model) -> None:
 
 def test_a_clip_is_an_animated_png(driver: Driver, tmp_path: Path) -> None:
     model = wan(tmp_path / "wan")
-    _load(driver, model, *STAGES)
+    driver.load(model, *STAGES)
     generation = Generation(
         prompt="a dog",
         width_px=32,
@@ -267,6 +215,6 @@ def test_a_clip_is_an_animated_png(driver: Driver, tmp_path: Path) -> None:
         seed=3,
         num_frames=5,
     )
-    driver.loop.submit(_task("clip", *STAGES, generation=generation))
+    driver.loop.submit(make_task("clip", *STAGES, generation=generation))
     with Image.open(io.BytesIO(driver.store.get(driver.until(TaskDone).output))) as picture:
         assert len(ImageSequence.all_frames(picture)) == 5
