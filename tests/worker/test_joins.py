@@ -203,7 +203,7 @@ def test_paused_inside_and_resumed(driver: Driver, model: Model) -> None:
     driver.loop.submit(resumed)
     ended = driver.ends("c")
     assert _exactness(ended) == [Exactness.BITWISE]
-    assert [step for task, step in _steps(driver) if task == "c"] == list(range(paused.step, 41))
+    assert [step for task, step in _steps(driver) if task == "c"] == list(range(paused.step + 1, 41))
     with Image.open(io.BytesIO(_alone(driver, b))) as alone:
         assert np.abs(_picture(driver, ended["c"]) - np.asarray(alone, dtype=np.int16)).max() <= 1
 
