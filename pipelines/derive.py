@@ -18,6 +18,7 @@ from pipelines.catalogue import Model
 from pipelines.errors import GraphRefused
 from pipelines.families import Family, pipeline_inputs
 from pipelines.graph import Stage, StageGraph
+from pipelines.schedulers import check_scheduler
 from wire.generation import Generation
 
 # whoever runs this reports errors itself, in one place and in full
@@ -67,7 +68,15 @@ def derive(name: str, model: Model) -> dict[str, StageGraph]:
     Raises `GraphRefused` with the reason if it cannot be run in stages.
     """
     pipe = init_pipeline(model)
+    check_scheduler(name, model, _own_scheduler(name, pipe))
     return {workflow: _derive(name, model, pipe, workflow) for workflow in model.family_table.workflows}
+
+
+def _own_scheduler(name: str, pipe: Any) -> Any:
+    try:
+        return pipe.get_component_spec("scheduler").load()
+    except (OSError, ValueError) as error:
+        raise GraphRefused(f"{name} has no scheduler that diffusers can open: {error}") from error
 
 
 def _derive(name: str, model: Model, pipe: Any, workflow: str) -> StageGraph:

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
+from diffusers import SchedulerMixin
 
 from pipelines.catalogue import Model
 from pipelines.derive import derive, init_pipeline, is_loop, weight_components, workflow_blocks
@@ -20,6 +21,7 @@ from wire.generation import Adapter
 from worker.adapters import DENOISERS, AdapterCache
 from worker.config_only import stand_in
 from worker.errors import LoadRefused, StageNotResident
+from worker.schedulers import scheduler_of
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -152,6 +154,9 @@ class ResidentModel:
             if spec.pretrained_model_name_or_path is None or spec.type_hint is None:
                 continue
             try:
-                setattr(self.pipe, component, spec.load())
+                part = spec.load()
             except (OSError, ValueError) as error:
                 raise LoadRefused(f"{component} of {self.name}: {error}") from error
+            if isinstance(part, SchedulerMixin):
+                part = scheduler_of(part, self.model.sampler)
+            setattr(self.pipe, component, part)
