@@ -26,10 +26,11 @@ def weakest(kept: Iterable[Exactness]) -> Exactness:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """The loop of a job after `step` steps, in the store."""
+    """The loop of a job after `step` steps, in the store. `exactness` is what those steps kept."""
 
     step: int
     handle: Handle
+    exactness: Exactness = Exactness.BITWISE
 
 
 @dataclass(slots=True, eq=False)
@@ -98,6 +99,11 @@ class Job:
     def loop_can_resume(self) -> bool:
         """Whether it is in the loop, and what the loop began with is durable."""
         return self.n_ended == self.n_durable == self.n_encode
+
+    def allows(self, kept: Exactness) -> bool:
+        """Whether `kept` is as much as its request asked for."""
+        asked = self.generation.exactness
+        return weakest((asked, kept)) is asked
 
     def can_run(self, stages: tuple[str, ...]) -> bool:
         """Whether `stages` are the next ones and no worker has it."""

@@ -12,10 +12,11 @@ from collections.abc import Callable
 
 from gateway.encodes import EncodeCache
 from gateway.handoffs import Handoffs
-from gateway.job import Checkpoint, Job
+from gateway.job import Checkpoint, Job, weakest
 from gateway.lifecycle import State
 from gateway.tasks import Task
 from pipelines.graph import StageGraph
+from wire.generation import Exactness
 from wire.to_gateway import CheckpointSaved, StageDone, TaskPaused
 
 log = logging.getLogger(__name__)
@@ -80,29 +81,32 @@ class Kept:
         if message.checkpoint is None:
             self._store_is_full(task, self._loop_stage)
             return
-        if job is None or not self._fits(job, task, message.step) or not task.checkpoint_every:
+        kept = weakest((message.exactness, task.from_exactness))
+        if job is None or not task.checkpoint_every or not self._fits(job, task, message.step, kept):
             self._handoffs.discard(message.checkpoint)
         elif self._handoffs.own(message.checkpoint):
-            self._handoffs.free(*job.save(Checkpoint(message.step, message.checkpoint)))
+            self._handoffs.free(*job.save(Checkpoint(message.step, message.checkpoint, kept)))
             self._encodes.give_way()
         else:
             log.warning("task %s names the file of another task", task.task_id)
 
     def paused(self, job: Job, task: Task, message: TaskPaused) -> bool:
         """The task of `job` ended with a checkpoint. False if nothing can go on from it."""
-        if not self._fits(job, task, message.step):
+        kept = weakest((message.exactness, task.from_exactness))
+        if not self._fits(job, task, message.step, kept):
             self._handoffs.discard(message.checkpoint)
             return False
         if not self._handoffs.own(message.checkpoint):
             return False
         if not task.stage_started:
             job.stage_started(self._now_s())
-        self._handoffs.free(*job.pause(Checkpoint(message.step, message.checkpoint), self._now_s()))
+        checkpoint = Checkpoint(message.step, message.checkpoint, kept)
+        self._handoffs.free(*job.pause(checkpoint, self._now_s()))
         self._encodes.give_way()
         return True
 
-    def _fits(self, job: Job, task: Task, step: int) -> bool:
-        in_loop = task.pending[:1] == (self._loop_stage,)
+    def _fits(self, job: Job, task: Task, step: int, kept: Exactness) -> bool:
+        in_loop = task.pending[:1] == (self._loop_stage,) and job.allows(kept)
         return in_loop and job.loop_can_resume and job.steps_done <= step < task.steps
 
     def _store_is_full(self, task: Task, stage: str) -> None:

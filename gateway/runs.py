@@ -127,7 +127,9 @@ class Runs:
         task.keep_after = keep_after
         task.checkpoint_every = self._kept.checkpoint_every if loop_stage in stages else 0
         task.can_pause = loop_stage in stages and (stages[0] == loop_stage or keep_after is not None)
-        task.from_step = task.steps_done = checkpoint.step if checkpoint else 0
+        if checkpoint is not None:
+            task.from_step = task.steps_done = checkpoint.step
+            task.from_exactness = checkpoint.exactness
         job.task_id = task.task_id
         message = RunTask(
             task_id=task.task_id,
@@ -302,9 +304,10 @@ class Runs:
             self._handoffs.discard(message.output)
             return
         stage = task.stages[-1]
-        if job and weakest((job.generation.exactness, message.exactness)) is not job.generation.exactness:
+        kept = weakest((message.exactness, task.from_exactness))
+        if job and not job.allows(kept):
             self._handoffs.discard(message.output)
-            self._setbacks.promise_broken(job, stage, message.exactness)
+            self._setbacks.promise_broken(job, stage, kept)
             return
         if not self._handoffs.own(message.output):
             if job:
@@ -321,8 +324,8 @@ class Runs:
             # a worker that skipped a message has the output all the same
             self._end_stage(task)
         self._handoffs.free(*job.keep(message.output))
-        job.exactness = weakest((job.exactness, message.exactness))
-        if message.exactness is Exactness.BITWISE:
+        job.exactness = weakest((job.exactness, kept))
+        if kept is Exactness.BITWISE:
             # what another job may begin with must not lower what that one asked for
             self._kept.encoded(job, stage)
         if job.state is State.FINISHING:

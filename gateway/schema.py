@@ -136,6 +136,7 @@ def resolve(
             model.family_table,
             guidance_scale=guidance,
             negative_prompt=request.negative_prompt,
+            num_inference_steps=steps,
             lora=adapter.name if adapter else None,
         )
     except FieldRefused as error:

@@ -5,16 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from planner.types import RunningTask, Shape
+from wire.generation import Exactness
 
 
 @dataclass(slots=True, eq=False)
 class Task:
     """`job_id` is None for a warm-up. `n_ended` of `stages` have ended, `steps_done` of the running loop.
 
-    Its loop begins behind `from_step` steps. `moved_at_s` is when it was last heard to get on;
-    `stage_started` whether the next stage has begun. `keep_after` and `checkpoint_every` are what it was
-    asked to write beside its output. `can_pause`: its loop is still to end, and what that begins with is or
-    will be durable.
+    Its loop begins behind `from_step` steps, which kept `from_exactness`. `moved_at_s` is when it was last
+    heard to get on; `stage_started` whether the next stage has begun. `keep_after` and `checkpoint_every` are
+    what it was asked to write beside its output. `can_pause`: its loop is still to end, and what that begins
+    with is or will be durable.
     """
 
     task_id: str
@@ -27,6 +28,7 @@ class Task:
     moved_at_s: float
     n_ended: int = 0
     from_step: int = 0
+    from_exactness: Exactness = Exactness.BITWISE
     steps_done: int = 0
     stage_started: bool = False
     keep_after: str | None = None

@@ -108,10 +108,10 @@ class Fates:
 
     Fates: "die", "step+die", "hang", "silent", "hold", "fail:KIND", "lie", "skip", "no_file", "others_file",
     "give_up", "numeric" (less than bitwise was kept), "no_room" (only the task's output is written),
-    "checkpoint+die" and "checkpoint+hang" behind the next checkpoint, "lost_checkpoint" and
-    "others_checkpoint" (whose file is not there, or another task's, before it dies), "unasked" (it pauses),
-    and, between the end of the stage and that of the task, "end+hang" and "end+hold", in which the worker
-    goes on with the next task. "warm:STAGE" is a warm-up; "hello", "describe" and "load:STAGE" are met
+    "checkpoint+die" and "checkpoint+hang" behind the next checkpoint, "numeric+die" behind one that kept
+    less, "lost_checkpoint" and "others_checkpoint" (whose file is not there, or another task's, before it
+    dies), "unasked" (it pauses), and, between the end of the stage and that of the task, "end+hang" and
+    "end+hold", in which the worker goes on with the next task. "warm:STAGE" is a warm-up; "hello", "describe" and "load:STAGE" are met
     before any task.
     """
 
@@ -372,8 +372,9 @@ class ScriptedWorker:
         if fate == "others_checkpoint" and handle is not None:
             self._store.free(handle)
             handle = order.handoff
-        await self._say(CheckpointSaved(task_id=order.task_id, step=step, checkpoint=handle))
-        if fate in ("checkpoint+die", "lost_checkpoint", "others_checkpoint"):
+        kept = Exactness.NUMERIC if fate == "numeric+die" else Exactness.BITWISE
+        await self._say(CheckpointSaved(task_id=order.task_id, step=step, checkpoint=handle, exactness=kept))
+        if fate in ("checkpoint+die", "numeric+die", "lost_checkpoint", "others_checkpoint"):
             raise Died
         if fate == "checkpoint+hang":
             await asyncio.Event().wait()

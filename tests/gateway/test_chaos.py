@@ -24,6 +24,11 @@ FATES = (
     "give_up",
     "silent",
     "others_file",
+    "no_room",
+    "checkpoint+die",
+    "lost_checkpoint",
+    "others_checkpoint",
+    "unasked",
 )
 SPLIT = {"cpu-0": ("text_encoder", "decode"), "cpu-1": ("denoise",), "cpu-2": ("denoise",)}
 ANSWERS = {200, 400, 429, 500, 503}
@@ -31,7 +36,8 @@ ANSWERS = {200, 400, 429, 500, 503}
 
 async def ask(bench: Bench, draw: random.Random) -> int | None:
     seed, n = draw.randrange(1000), draw.choice((1, 1, 2, 4))
-    posted = bench.posted(seed=seed, n=n)
+    prompt = draw.choice(("a hat", "a cap", "a wig"))
+    posted = bench.posted(seed=seed, n=n, prompt=prompt)
     if draw.random() < 0.2:
         for _ in range(draw.randrange(40)):
             await asyncio.sleep(0)
@@ -47,13 +53,26 @@ async def ask(bench: Bench, draw: random.Random) -> int | None:
 
 
 @pytest.mark.parametrize("placement", ["auto", SPLIT], ids=["auto", "split"])
+@pytest.mark.parametrize(("checkpoint_every", "encode_cache_bytes"), [(0, 0), (1, 40)])
 @pytest.mark.parametrize("seed", range(3))
 async def test_each_request_is_answered_once(
-    start: Start, seed: int, placement: object, monkeypatch: pytest.MonkeyPatch
+    start: Start,
+    seed: int,
+    placement: object,
+    checkpoint_every: int,
+    encode_cache_bytes: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("gateway.setbacks.STORE_FULL_HOLD_S", 0.001)
     draw = random.Random(seed)
-    bench = await start(n_workers=3, placement=placement, heartbeat_timeout_s=0.4, max_queued_jobs=60)
+    bench = await start(
+        n_workers=3,
+        placement=placement,
+        heartbeat_timeout_s=0.4,
+        max_queued_jobs=60,
+        checkpoint_every=checkpoint_every,
+        encode_cache_bytes=encode_cache_bytes,
+    )
     for _ in range(25):
         bench.fleet.fates.add(draw.choice(STAGES), draw.choice(FATES))
     statuses = await asyncio.gather(*(ask(bench, draw) for _ in range(40)))
@@ -70,7 +89,7 @@ async def test_each_request_is_answered_once(
     # a client may leave when its pictures are done and not yet read
     n_answered, n_left = statuses.count(200), statuses.count(None)
     assert n_answered <= counted["requests_done"] <= n_answered + n_left
-    assert bench.n_files == bench.engine.handoffs.statistics()["files"] == 2
+    assert bench.n_files == bench.engine.handoffs.statistics()["files"] == bench.n_kept
     response = await bench.post(seed=1)
     assert response.status == 200
     assert not bench.engine.failed.done()

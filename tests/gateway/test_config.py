@@ -28,6 +28,9 @@ WORKER = WorkerSpec(worker_id="cpu-0", device="cpu", threads=1)
         ("store_capacity_bytes", 0),
         ("min_samples", 0),
         ("max_start_failures", 0),
+        ("checkpoint_every", -1),
+        ("encode_cache_bytes", -1),
+        ("decode_memory_bytes", 0),
         ("drain_timeout_s", 0.0),
         ("mix_window_s", float("nan")),
         ("min_dwell_s", float("inf")),
@@ -89,13 +92,17 @@ def test_wrong_placements(text: str) -> None:
 def test_flags_become_the_configuration() -> None:
     flags = (
         "--port 0 --cpu 2 --catalogue a.toml --catalogue b.toml --journal j --max-queued 7 --mix-window-s 5"
-        " --min-dwell-s 2.5 --log-level debug --placement cpu-0=a,cpu-1=b"
+        " --min-dwell-s 2.5 --log-level debug --placement cpu-0=a,cpu-1=b --checkpoint-every 0"
+        " --encode-cache-bytes 5 --decode-memory-bytes 9"
     )
     config, level = parse(flags.split())
     assert config.catalogues == (Path("a.toml"), Path("b.toml"))
     assert (config.port, config.max_queued_jobs, config.mix_window_s, config.min_dwell_s) == (0, 7, 5.0, 2.5)
     assert (config.journal, level) == (Path("j"), "debug")
     assert config.placement == {"cpu-0": ("a",), "cpu-1": ("b",)}
+    assert (config.checkpoint_every, config.encode_cache_bytes, config.decode_memory_bytes) == (0, 5, 9)
+    default, _ = parse([])
+    assert (default.checkpoint_every, default.decode_memory_bytes) == (8, None)
 
 
 @pytest.mark.parametrize("flags", ["--port x", "--no-such-flag", "--cpu 1 --gpus 0", "--log-level loud"])

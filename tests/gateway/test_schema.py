@@ -4,6 +4,7 @@ import json
 import random
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -11,12 +12,14 @@ from hypothesis import strategies as st
 from gateway.errors import ApiError, InvalidRequest, ModelNotFound
 from gateway.schema import MAX_SEED, parse_images_request, resolve, warm_up_generation
 from tests.gateway.conftest import MODEL
-from wire.generation import Generation
+from wire.generation import Adapter, Exactness, Generation
+
+ADAPTED = msgspec.structs.replace(MODEL, adapters={"ink": "/adapters/ink", "wool": "/adapters/wool"})
 
 
 def resolved(**fields: Any) -> tuple[Generation, ...]:
     body = json.dumps({"prompt": "a hat", **fields}).encode()
-    generations, _ = resolve(parse_images_request(body), "toy", MODEL, draw=random.Random(1))
+    generations, _ = resolve(parse_images_request(body), "toy", ADAPTED, draw=random.Random(1))
     return generations
 
 
@@ -26,12 +29,26 @@ def test_defaults_come_from_the_model() -> None:
     assert generation.num_inference_steps == 4
     assert generation.guidance_scale == 4.0
     assert generation.negative_prompt is None
+    assert generation.exactness is Exactness.NUMERIC
+    assert (generation.adapter, generation.tiled_decode) == (None, False)
     assert 0 <= generation.seed < 2**32
 
 
 def test_null_is_the_same_as_nothing() -> None:
     nothing = dict.fromkeys(
-        ("model", "n", "size", "response_format", "seed", "num_inference_steps", "guidance_scale", "slo_ms")
+        [
+            "model",
+            "n",
+            "size",
+            "response_format",
+            "seed",
+            "num_inference_steps",
+            "guidance_scale",
+            "slo_ms",
+            "exactness",
+            "allow_degraded",
+            "lora",
+        ]
     )
     assert resolved(**nothing, negative_prompt=None) == resolved()
 
@@ -53,6 +70,49 @@ def test_all_fields() -> None:
     assert {(g.num_inference_steps, g.guidance_scale, g.negative_prompt) for g in generations} == {
         (9, 2.0, "blue")
     }
+
+
+def test_exactness_is_passed_on() -> None:
+    for asked in ("bitwise", "numeric"):
+        assert resolved(exactness=asked, allow_degraded=True)[0].exactness == asked
+
+
+@pytest.mark.parametrize(
+    ("consent", "said"), [(None, "allow_degraded"), (False, "allow_degraded"), (True, "nothing here makes")]
+)
+def test_approximate_is_refused_with_the_reason(consent: bool | None, said: str) -> None:
+    with pytest.raises(InvalidRequest, match=said) as refused:
+        resolved(exactness="approximate", allow_degraded=consent)
+    assert refused.value.param == "exactness"
+
+
+@pytest.mark.parametrize(
+    ("lora", "adapter"),
+    [
+        ("ink", Adapter(name="ink", source="/adapters/ink", scale=1.0)),
+        ({"name": "wool"}, Adapter(name="wool", source="/adapters/wool", scale=1.0)),
+        ({"name": "wool", "scale": -4}, Adapter(name="wool", source="/adapters/wool", scale=-4.0)),
+        ({"name": "ink", "scale": 0.25}, Adapter(name="ink", source="/adapters/ink", scale=0.25)),
+    ],
+)
+def test_an_adapter_by_name_or_with_its_scale(lora: object, adapter: Adapter) -> None:
+    assert [generation.adapter for generation in resolved(lora=lora, n=2)] == [adapter] * 2
+
+
+def test_an_unknown_adapter_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(InvalidRequest, match=r"'no_such'.*ink, wool"):
+        resolved(lora="no_such")
+
+
+def test_a_size_may_be_decoded_in_tiles() -> None:
+    def wide(width_px: int, height_px: int) -> bool:
+        return width_px > 128
+
+    for size, tiled in (("128x256", False), ("256x128", True)):
+        request = parse_images_request(json.dumps({"prompt": "a hat", "size": size, "n": 2}).encode())
+        generations, _ = resolve(request, "toy", MODEL, draw=random.Random(1), tiled=wide)
+        assert {generation.tiled_decode for generation in generations} == {tiled}
+    assert warm_up_generation(MODEL, tiled=lambda width_px, height_px: True).tiled_decode
 
 
 def test_auto_is_the_default_size() -> None:
@@ -113,6 +173,28 @@ def test_auto_is_the_default_size() -> None:
         ("slo_ms", "1"),
         ("slo_ms", float("-inf")),
         ("slo_ms", 1e300),
+        ("exactness", "exact"),
+        ("exactness", True),
+        ("exactness", "approximate"),
+        ("allow_degraded", "yes"),
+        ("allow_degraded", 1),
+        ("lora", "no_such"),
+        ("lora", ""),
+        ("lora", "\ud800"),
+        ("lora", 1),
+        ("lora", ["ink"]),
+        ("lora", {}),
+        ("lora", {"name": 1}),
+        ("lora", {"name": "no_such"}),
+        ("lora", {"name": "\ud800"}),
+        ("lora", {"name": "ink", "scale": 4.1}),
+        ("lora", {"name": "ink", "scale": -5}),
+        ("lora", {"name": "ink", "scale": float("nan")}),
+        ("lora", {"name": "ink", "scale": float("inf")}),
+        ("lora", {"name": "ink", "scale": 10**400}),
+        ("lora", {"name": "ink", "scale": "1"}),
+        ("lora", {"name": "ink", "scale": True}),
+        ("lora", {"name": "ink", "weight": 1.0}),
         ("quality", "high"),
         ("user", "me"),
         ("a`b", 1),
@@ -188,7 +270,20 @@ json_values = st.recursive(
     max_leaves=3,
 )
 names = st.sampled_from(
-    ["prompt", "n", "size", "seed", "num_inference_steps", "guidance_scale", "negative_prompt", "slo_ms", "x"]
+    [
+        "prompt",
+        "n",
+        "size",
+        "seed",
+        "num_inference_steps",
+        "guidance_scale",
+        "negative_prompt",
+        "slo_ms",
+        "x",
+        "exactness",
+        "allow_degraded",
+        "lora",
+    ]
 )
 
 
