@@ -79,3 +79,9 @@ def test_a_model_may_have_fewer_workflows_than_its_family() -> None:
     with pytest.raises(FieldRefused) as refused:
         check_fields(model.family_table, guidance_scale=4.0, negative_prompt=None, workflow="image")
     assert refused.value.field == "image"
+
+
+def test_a_scheduler_that_cannot_do_one_step_refuses_it() -> None:
+    with pytest.raises(FieldRefused) as refused:
+        check_fields(FAMILIES["ltx"], guidance_scale=4.0, negative_prompt=None, num_inference_steps=1)
+    assert refused.value.field == "num_inference_steps"
