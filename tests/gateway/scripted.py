@@ -111,8 +111,8 @@ class Fates:
     "checkpoint+die" and "checkpoint+hang" behind the next checkpoint, "numeric+die" behind one that kept
     less, "lost_checkpoint" and "others_checkpoint" (whose file is not there, or another task's, before it
     dies), "unasked" (it pauses), and, between the end of the stage and that of the task, "end+hang" and
-    "end+hold", in which the worker goes on with the next task. "warm:STAGE" is a warm-up; "hello", "describe" and "load:STAGE" are met
-    before any task.
+    "end+hold", in which the worker goes on with the next task. "warm:STAGE" is a warm-up; "hello", "describe"
+    and "load:STAGE" are met before any task.
     """
 
     def __init__(self, *fates: tuple[str, str]) -> None:

@@ -270,21 +270,8 @@ json_values = st.recursive(
     max_leaves=3,
 )
 names = st.sampled_from(
-    [
-        "prompt",
-        "n",
-        "size",
-        "seed",
-        "num_inference_steps",
-        "guidance_scale",
-        "negative_prompt",
-        "slo_ms",
-        "x",
-        "exactness",
-        "allow_degraded",
-        "lora",
-    ]
-)
+    ["prompt", "n", "size", "seed", "num_inference_steps", "guidance_scale", "negative_prompt", "slo_ms", "x"]
+) | st.sampled_from(["exactness", "allow_degraded", "lora"])
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
