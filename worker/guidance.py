@@ -28,4 +28,5 @@ def task_guider(resident: BaseGuidance, family: Family, guidance_scale: float) -
         return resident.new()
     if family.needs_negative and not is_guided(family, guidance_scale):
         return UnguidedWithNegative(guidance_scale=1.0)
-    return resident.new(guidance_scale=guidance_scale)
+    # Z-Image's is off unless told otherwise; a scale of 1 is off anyway
+    return resident.new(guidance_scale=guidance_scale, enabled=True)

@@ -44,7 +44,7 @@ def flux(folder: Path) -> Model:
         default_size_px=(32, 32),
         min_size_px=16,
         max_size_px=64,
-        size_multiple_px=4,
+        size_multiple_px=16,
         default_steps=4,
         default_guidance=3.5,
         inputs={"max_sequence_length": 12},

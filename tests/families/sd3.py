@@ -48,7 +48,7 @@ def sd3(folder: Path) -> Model:
         default_size_px=(32, 32),
         min_size_px=16,
         max_size_px=64,
-        size_multiple_px=4,
+        size_multiple_px=16,
         default_steps=4,
         inputs={"max_sequence_length": 12},
     )
