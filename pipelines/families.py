@@ -33,6 +33,8 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
     request starts from, "text" or "image". `guidance`: "guider" (a fresh guider per task), "input" (of the
     network) or "none", where `guidance_scale` is always 1. `predicts`: what its networks are trained to
     predict. `samplers`: names in `pipelines.samplers.SAMPLERS` that were found to run, exactly, with it.
+    `no_negative_prompt`: what stands for none when guidance is on: the empty prompt, or None where the
+    pipeline itself has something for that (SDXL takes zeros).
     `sizes_only`: parts that the stage of the loop declares, but takes nothing from except sizes.
     `needs_negative`: whether its blocks cannot do without negative embeddings, even when guidance is off.
     `frame_stride`: a clip has a multiple of it, and one more, frames. `min_steps`: below, its published
@@ -56,6 +58,7 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
     needs_negative: bool = False
     frame_stride: int = 1
     min_steps: int = 1
+    no_negative_prompt: str | None = ""
     sizes_only: tuple[str, ...] = ()
     takes_lora: bool = True
     tiles_decode: bool = True
@@ -160,6 +163,7 @@ FAMILIES: dict[str, Family] = {
         output="images",
         predicts="noise",
         samplers=("euler", "euler-a", "unipc", "dpm++", "dpm++-sde", "lcm"),
+        no_negative_prompt=None,
         sizes_only=("vae",),
     ),
     "wan": Family(
@@ -300,5 +304,6 @@ def pipeline_inputs(family: Family, generation: Generation, extra: dict[str, Any
     if family.guidance == "input":
         inputs["guidance_scale"] = generation.guidance_scale
     if family.takes_negative_prompt and is_guided(family, generation.guidance_scale):
-        inputs["negative_prompt"] = generation.negative_prompt or ""
+        given = generation.negative_prompt
+        inputs["negative_prompt"] = family.no_negative_prompt if given is None else given
     return inputs

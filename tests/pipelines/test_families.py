@@ -34,6 +34,12 @@ def test_sd3_unguided_has_no_negative_prompt() -> None:
     assert not is_guided(FAMILIES["sd3"], 1.0)
 
 
+def test_sdxl_has_its_own_for_no_negative_prompt() -> None:
+    assert pipeline_inputs(FAMILIES["sdxl"], GENERATION, {})["negative_prompt"] is None
+    empty = msgspec.structs.replace(GENERATION, negative_prompt="")
+    assert pipeline_inputs(FAMILIES["sdxl"], empty, {})["negative_prompt"] == ""
+
+
 def test_flux_takes_guidance_as_an_input() -> None:
     inputs = pipeline_inputs(FAMILIES["flux"], GENERATION, {})
     assert inputs["guidance_scale"] == 4.0
