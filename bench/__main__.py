@@ -1,4 +1,4 @@
-"""`python -m bench demo | overhead | render`."""
+"""`python -m bench batching | checkpoints | demo | overhead | render`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,11 @@ from collections.abc import Callable
 from importlib import import_module
 
 _COMMANDS = {
+    "batching": (
+        "bench.batching_command",
+        "pictures a second in batches, and how exact they are",
+    ),
+    "checkpoints": ("bench.checkpoints_command", "what a checkpoint, a pause and a resume cost"),
     "demo": (
         "bench.demo_command",
         "three ways to place a model's stages on two workers, shown with pictures",
@@ -17,7 +22,7 @@ _COMMANDS = {
 
 
 def _help() -> str:
-    lines = [f"  {name:<10}{text}" for name, (_, text) in _COMMANDS.items()]
+    lines = [f"  {name:<12}{text}" for name, (_, text) in _COMMANDS.items()]
     commands = "\n".join(lines)
     return f"usage: bench COMMAND [flags]\n\n{commands}\n\nbench COMMAND --help tells a command's flags."
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from bench.batching_table import batching
+from bench.checkpoints_table import checkpoints
+from bench.markdown import table as _table
 from bench.overhead_parts import LOOP_PARTS, PARTS
 
 RESULTS = Path(__file__).with_name("results")
@@ -78,16 +81,15 @@ def overhead(result: dict[str, Any]) -> str:
 
 
 _SPREAD = ("p20", "p50", "p80")
-_RENDERERS: dict[str, Callable[[dict[str, Any]], str]] = {"overhead": overhead}
+_RENDERERS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "batching": batching,
+    "checkpoints": checkpoints,
+    "overhead": overhead,
+}
 
 
 def _row(name: str, percentiles: dict[str, float]) -> tuple[str, ...]:
     return (name, f"{percentiles['p50']:.2f}", f"{percentiles['p95']:.2f}")
-
-
-def _table(headers: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> list[str]:
-    aligned = "|".join(["---", *["---:"] * (len(headers) - 1)])
-    return [f"| {' | '.join(headers)} |", f"|{aligned}|", *(f"| {' | '.join(row)} |" for row in rows)]
 
 
 def _circumstances(result: dict[str, Any]) -> list[str]:
