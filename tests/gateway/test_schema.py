@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway.errors import ApiError, InvalidRequest, ModelNotFound
-from gateway.schema import MAX_SEED, parse_images_request, resolve, warm_up_generation
+from gateway.schema import MAX_SEED, ImagesRequest, parse_images_request, resolve, warm_up_generation
 from tests.gateway.conftest import MODEL
 from wire.generation import Adapter, Exactness, Generation
 
@@ -35,22 +35,9 @@ def test_defaults_come_from_the_model() -> None:
 
 
 def test_null_is_the_same_as_nothing() -> None:
-    nothing = dict.fromkeys(
-        [
-            "model",
-            "n",
-            "size",
-            "response_format",
-            "seed",
-            "num_inference_steps",
-            "guidance_scale",
-            "slo_ms",
-            "exactness",
-            "allow_degraded",
-            "lora",
-        ]
-    )
-    assert resolved(**nothing, negative_prompt=None) == resolved()
+    nothing = dict.fromkeys(ImagesRequest.__struct_fields__)
+    del nothing["prompt"]
+    assert resolved(**nothing) == resolved()
 
 
 def test_all_fields() -> None:

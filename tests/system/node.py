@@ -34,12 +34,12 @@ def catalogue_file(folder: Path, name: str, model: Model) -> Path:
     """A catalogue with this one further model."""
     lines = [f"[{name}]"]
     for key, value in to_entry(model).items():
-        text = (
-            value
-            if not isinstance(value, dict)
-            else "{" + ", ".join(f"{k} = {v}" for k, v in value.items()) + "}"
-        )
-        lines.append(f"{key} = {text if isinstance(value, dict) else json.dumps(value)}")
+        if isinstance(value, dict):
+            pairs = ", ".join(f"{k} = {json.dumps(v)}" for k, v in value.items())
+            lines.append(f"{key} = {{{pairs}}}")
+        elif value is not None:
+            # TOML has no null, and leaving a field out is the same
+            lines.append(f"{key} = {json.dumps(value)}")
     file = folder / "catalogue.toml"
     file.write_text("\n".join(lines) + "\n")
     msgspec.toml.decode(file.read_bytes())

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,6 +29,7 @@ from worker.task_pipeline import run_whole
 pytestmark = pytest.mark.process
 
 STAGES = ("text_encoder", "denoise", "decode")
+_RUNNING = 'triptych_in_flight_jobs{stage="denoise"}'
 SPLIT = "cpu-0=text_encoder,cpu-1=denoise,cpu-2=decode"
 
 
@@ -82,13 +83,13 @@ def _expected(whole: ResidentModel, body: dict[str, Any]) -> bytes:
     return encode_png(run_whole(whole, generation).get("images"))
 
 
-async def _post(node: Node, **body: Any) -> tuple[int, dict[str, Any], dict[str, str]]:
+async def _post(node: Node, **body: Any) -> tuple[int, dict[str, Any], Mapping[str, str]]:
     timeout = aiohttp.ClientTimeout(total=180)
     async with (
         aiohttp.ClientSession(timeout=timeout) as session,
         session.post(f"{node.base_url}/v1/images/generations", json=body) as reply,
     ):
-        return reply.status, await reply.json(), dict(reply.headers)
+        return reply.status, await reply.json(), reply.headers
 
 
 def _picture(reply: dict[str, Any], index: int = 0) -> bytes:
@@ -107,9 +108,10 @@ async def test_the_openai_client(together: Node, whole: ResidentModel) -> None:
             size="32x32",
             n=2,
             response_format="b64_json",
-            extra_body={"seed": 21, "num_inference_steps": 4},
+            extra_body={"seed": 21, "num_inference_steps": 4, "exactness": "bitwise"},
         )
         assert reply.data is not None
+        assert (reply.model_extra or {})["exactness"] == "bitwise"
         pictures = [base64.b64decode(picture.b64_json or "") for picture in reply.data]
         assert pictures == [_expected(whole, body), _expected(whole, {**body, "seed": 22})]
         with pytest.raises(openai.BadRequestError) as refused:
@@ -155,6 +157,8 @@ async def test_split_and_together_are_the_whole_pipeline(
         ({"guidance_scale": 1.0, "negative_prompt": "x"}, "negative_prompt"),
         ({"seed": True}, "seed"),
         ({"slo_ms": -1}, "slo_ms"),
+        ({"exactness": "approximate", "allow_degraded": True}, "exactness"),
+        ({"lora": {"name": "no-such"}}, "lora"),
     ],
 )
 async def test_bad_requests_name_the_field(together: Node, change: dict[str, Any], param: str) -> None:
@@ -202,26 +206,69 @@ async def test_a_worker_killed_between_two_steps(apart: Node, whole: ResidentMod
     apart.wait_ready()
     body = {"prompt": "an owl", "num_inference_steps": 200, "seed": 18}
     request = asyncio.create_task(_post(apart, **body))
-    line = 'triptych_in_flight_jobs{stage="denoise"}'
-    await asyncio.to_thread(apart.wait, lambda: apart.metric(line) == 1.0, "a job in denoise")
+    await asyncio.to_thread(apart.wait, lambda: apart.metric(_RUNNING) == 1.0, "a job in denoise")
     os.kill(apart.worker_pids()["cpu-1"], signal.SIGKILL)
     status, reply, _ = await request
     assert status == 200, reply
     assert _picture(reply) == _expected(whole, body)
 
 
+async def test_a_loop_goes_on_from_its_checkpoint(apart: Node, whole: ResidentModel) -> None:
+    """A worker killed far into the loop costs the steps since its last checkpoint, and not one pixel."""
+    apart.wait_ready()
+    body = {"prompt": "a heron", "num_inference_steps": 200, "seed": 19}
+    request = asyncio.create_task(_post(apart, **body))
+    await asyncio.to_thread(apart.wait, lambda: apart.metric(_RUNNING) == 1.0, "a job in denoise")
+    # what the loop began with is there already; what comes is its checkpoint
+    held_bytes = _bytes_of_jobs(apart)
+    await asyncio.to_thread(apart.wait, lambda: _bytes_of_jobs(apart) > held_bytes, "a checkpoint")
+    os.kill(apart.worker_pids()["cpu-1"], signal.SIGKILL)
+    status, reply, headers = await request
+    assert status == 200, reply
+    assert _picture(reply) == _expected(whole, body)
+    (loop,) = (
+        r
+        for r in apart.journal()
+        if r["event"] == "stage" and r["stage"] == "denoise" and r["request"] == headers["X-Request-Id"]
+    )
+    from_step, steps = cast("int", loop["from_step"]), cast("int", loop["steps"])
+    assert from_step > 0
+    assert from_step % 8 == 0
+    assert from_step + steps == 200
+
+
+async def test_a_repeat_prompt_is_not_encoded_again(together: Node, whole: ResidentModel) -> None:
+    body = {"prompt": "a stork", "num_inference_steps": 4, "seed": 20}
+    hits = together.metric("triptych_encode_cache_hits_total")
+    first_status, first, _ = await _post(together, **body)
+    status, again, headers = await _post(together, **body)
+    assert first_status == status == 200
+    assert _picture(first) == _picture(again) == _expected(whole, body)
+    assert first["exactness"] == again["exactness"] == "bitwise"
+    assert together.metric("triptych_encode_cache_hits_total") == hits + 1
+    assert together.metric("triptych_encode_cache_bytes") > 0
+    stages = [
+        r["stage"]
+        for r in together.journal()
+        if r["event"] == "stage" and r["request"] == headers["X-Request-Id"]
+    ]
+    assert stages == ["denoise", "decode"]
+    # another seed begins with the same file
+    other = {**body, "seed": 23}
+    assert _picture((await _post(together, **other))[1]) == _expected(whole, other)
+
+
 async def test_a_client_that_leaves_stops_its_work(apart: Node) -> None:
     apart.wait_ready()
     outcome = 'triptych_requests_total{outcome="cancelled"}'
     before = apart.metric(outcome)
-    held_bytes = apart.metric("triptych_handoff_bytes")
+    held_bytes = _bytes_of_jobs(apart)
     request = asyncio.create_task(_post(apart, prompt="a bee", num_inference_steps=200, seed=1))
-    line = 'triptych_in_flight_jobs{stage="denoise"}'
-    await asyncio.to_thread(apart.wait, lambda: apart.metric(line) == 1.0, "a job in denoise")
+    await asyncio.to_thread(apart.wait, lambda: apart.metric(_RUNNING) == 1.0, "a job in denoise")
     request.cancel()
     await asyncio.gather(request, return_exceptions=True)
     await asyncio.to_thread(apart.wait, lambda: apart.metric(outcome) == before + 1, "the cancel")
-    await asyncio.to_thread(apart.wait, lambda: apart.metric(line) == 0.0, "an idle worker")
+    await asyncio.to_thread(apart.wait, lambda: apart.metric(_RUNNING) == 0.0, "an idle worker")
     # it did not run to its end: no denoise of that request is in the journal
     status, _, _ = await _post(apart, prompt="a bee", num_inference_steps=2, seed=1)
     assert status == 200
@@ -231,9 +278,12 @@ async def test_a_client_that_leaves_stops_its_work(apart: Node) -> None:
     ended = {r["request"] for r in apart.journal() if r["event"] == "stage" and r["stage"] == "denoise"}
     assert cancelled
     assert not cancelled & ended
-    await asyncio.to_thread(
-        apart.wait, lambda: apart.metric("triptych_handoff_bytes") == held_bytes, "freed handoffs"
-    )
+    await asyncio.to_thread(apart.wait, lambda: _bytes_of_jobs(apart) == held_bytes, "freed handoffs")
+
+
+def _bytes_of_jobs(node: Node) -> float:
+    """Bytes in the store, less what is kept for later requests on purpose."""
+    return node.metric("triptych_handoff_bytes") - node.metric("triptych_encode_cache_bytes")
 
 
 def _leftovers(node: Node, pids: dict[str, int]) -> list[str]:
