@@ -30,7 +30,7 @@ Usage: ./launch.sh COMMAND [flags]
   serve    start the server
   demo     show what the server does, on this machine, in a few minutes
   test     run the test suite
-  models   list the models that can be served
+  models   list the models that can be served, or check one
 
 ./launch.sh COMMAND --help tells a command's flags. The first run makes .venv in the checkout.
 
@@ -107,15 +107,19 @@ TEXT
 
 help_models() {
   cat <<'TEXT'
-Usage: ./launch.sh models [flags] [arguments of the catalogue]
+Usage: ./launch.sh models [list | check NAME] [flags]
 
-Lists the models that can be served.
+  list           the models that can be served (the default)
+  check NAME     derives that model's stages, loads it, and compares it in pieces, and paused and
+                 resumed, with the whole pipeline, bit for bit; ends with 0 if it can be served, else 1
 
+  --catalogue F  a further file of models; may be given several times
+  --device D     for check: cpu or cuda:N (default: the first GPU, else the CPU)
 TEXT
   help_python
   cat <<'TEXT'
 
-Other arguments go to `python -m pipelines`; `./launch.sh models -- --help` lists them.
+Arguments of `list` go to `python -m pipelines`, those of `check` to `python -m worker.check`.
 TEXT
 }
 
@@ -562,6 +566,7 @@ run_tests() {
 run_models() {
   [[ -n $given_python ]] || use_venv bench
   ((${#rest[@]})) || rest=(list)
+  [[ ${rest[0]} != check ]] || exec "$python" -m worker.check "${rest[@]:1}"
   exec "$python" -m pipelines "${rest[@]}"
 }
 

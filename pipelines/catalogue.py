@@ -15,6 +15,8 @@ from pipelines.families import FAMILIES, Family
 
 BUILT_IN = Path(__file__).with_name("catalogue.toml")
 
+DTYPES = ("bfloat16", "float16", "float32")
+
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 
 
@@ -27,8 +29,8 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     `size_multiple_px`. `workflows`: those of its family's that its weights were made for; all where empty.
     `inputs` are constant inputs of its pipeline. `sampler` replaces the model's own
     scheduler. `adapters`: LoRA adapters by name, each a safetensors file or a folder that holds one.
-    `decode_tile_px`: side of a tile of a tiled decode, the VAE's own where None; a multiple of
-    `size_multiple_px`. `decode_bytes_per_px` replaces the family's figure for a VAE of another width.
+    `decode_tile_px`: side of a tile of a tiled decode, the VAE's own where None; a multiple of the side of
+    four latents. `decode_bytes_per_px` replaces the family's figure for a VAE of another width.
     """
 
     source: str
@@ -85,10 +87,10 @@ def load_catalogue(*files: Path) -> Catalogue:
     models: dict[str, Model] = {}
     for file in (BUILT_IN, *files):
         try:
-            read = msgspec.toml.decode(file.read_bytes(), type=dict[str, Model])
+            read = msgspec.toml.decode(file.read_bytes())
         except (OSError, msgspec.MsgspecError) as error:
             raise CatalogueRefused(f"catalogue {file}: {error}") from error
-        models |= {name: _checked(name, model, file) for name, model in read.items()}
+        models |= {name: _checked(name, _model(name, entry, file), file) for name, entry in read.items()}
     return Catalogue(models)
 
 
@@ -106,7 +108,18 @@ def from_entry(entry: dict[str, Any]) -> Model:
         raise CatalogueRefused(f"catalogue entry: {error}") from error
 
 
+def _model(name: str, entry: Any, file: Path) -> Model:
+    try:
+        return msgspec.convert(entry, type=Model)
+    except msgspec.ValidationError as error:
+        raise CatalogueRefused(f"catalogue {file}: {name}: {error}") from error
+
+
 def _checked(name: str, model: Model, file: Path) -> Model:
+    if model.dtype not in DTYPES:
+        raise CatalogueRefused(
+            f"catalogue {file}: {name}.dtype is {model.dtype!r}; known: {', '.join(DTYPES)}"
+        )
     if model.family not in FAMILIES:
         known = ", ".join(sorted(FAMILIES))
         raise CatalogueRefused(f"catalogue {file}: {name}.family is {model.family!r}; known: {known}")
@@ -116,6 +129,8 @@ def _checked(name: str, model: Model, file: Path) -> Model:
             f"catalogue {file}: {name}.sampler is {model.sampler!r}; {model.family} runs with"
             f" {', '.join(family.samplers)}"
         )
+    if model.adapters and not family.takes_lora:
+        raise CatalogueRefused(f"catalogue {file}: {name}.adapters: {model.family} takes no LoRA adapters")
     for workflow in model.workflows:
         if workflow not in family.workflows:
             raise CatalogueRefused(

@@ -8,6 +8,7 @@ of the same stage makes.
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -44,6 +45,8 @@ def init_pipeline(model: Model) -> Any:
 
     Raises `GraphRefused` if the source is not there or is no pipeline.
     """
+    if model.source.startswith("/") and not Path(model.source).is_dir():
+        raise GraphRefused(f"there is no folder {model.source}")
     try:
         return _blocks_class(model.family_table)().init_pipeline(model.source)
     except (OSError, ValueError) as error:
@@ -56,8 +59,11 @@ def weight_components(pipe: Any) -> frozenset[str]:
     found = set()
     for name in pipe.pretrained_component_names:
         spec = pipe.get_component_spec(name)
-        is_weights = isinstance(spec.type_hint, type) and issubclass(spec.type_hint, torch.nn.Module)
-        if is_weights and spec.pretrained_model_name_or_path is not None and index.get(name) is not None:
+        if (
+            _is_network(spec.type_hint)
+            and spec.pretrained_model_name_or_path is not None
+            and index.get(name) is not None
+        ):
             found.add(name)
     return frozenset(found)
 
@@ -104,8 +110,27 @@ def _derive(name: str, model: Model, pipe: Any, workflow: str) -> StageGraph:
         stages=tuple(stages),
         output=model.family_table.output,
     )
+    _check_family(pipe, model, groups[loops[0]])
     _check(graph, model, groups)
     return graph
+
+
+def _check_family(pipe: Any, model: Model, blocks: dict[str, Any]) -> None:
+    """The networks of the loop are those its blocks were written for, or the entry names a wrong family."""
+    for block in blocks.values():
+        for spec in block.expected_components:
+            if spec.name in model.family_table.sizes_only:
+                continue
+            declared, own = spec.type_hint, pipe.get_component_spec(spec.name).type_hint
+            if _is_network(declared) and _is_network(own) and not issubclass(own, declared):
+                raise GraphRefused(
+                    f"{spec.name} of {model.source} is a {own.__name__}; the family {model.family} runs"
+                    f" with a {declared.__name__}"
+                )
+
+
+def _is_network(type_hint: Any) -> bool:
+    return isinstance(type_hint, type) and issubclass(type_hint, torch.nn.Module)
 
 
 def _blocks_class(family: Family) -> Any:

@@ -103,6 +103,8 @@ class Checkout:
             (self.root / package).mkdir()
             (self.root / package / "__init__.py").touch()
             (self.root / package / "__main__.py").write_text(text)
+        (self.root / "worker").mkdir()
+        (self.root / "worker" / "check.py").write_text(PROGRAM)
         for tool in ["bash", *TOOLS]:
             found = shutil.which(tool)
             assert found, tool

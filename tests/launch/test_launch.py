@@ -156,7 +156,14 @@ def test_tests_get_half_the_cores_as_threads(checkout: Checkout, cores: int, thr
 
 def test_models_lists(checkout: Checkout) -> None:
     assert checkout.launch("models", *HERE).stdout == "catalogue list\n"
-    assert checkout.launch("models", *HERE, "check", "x").stdout == "catalogue check x\n"
+    run = checkout.launch("models", *HERE, "--catalogue", "x.toml")
+    assert run.stdout == "catalogue --catalogue x.toml\n"
+
+
+def test_models_check_starts_a_worker_of_its_own(checkout: Checkout) -> None:
+    answer = told(checkout.launch("models", *HERE, "check", "mine", "--catalogue", "x.toml"))
+    assert answer["program"] == "worker.check"
+    assert answer["arguments"] == ["mine", "--catalogue", "x.toml"]
 
 
 def test_any_current_directory_and_a_symlink(checkout: Checkout, tmp_path: Path) -> None:

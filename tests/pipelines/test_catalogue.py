@@ -55,6 +55,9 @@ def test_an_unknown_name_lists_the_known() -> None:
         ('[m]\nsource = "x"\nfamily = "sd3"\ndefault_size_px = [4096, 64]\n', "m.default_size_px"),
         ('[m]\nsource = "x"\nfamily = "wan"\nworkflows = ["image"]\n', "m.workflows"),
         ('[m]\nsource = "x"\nfamily = "wan"\ndefault_frames = 6\n', "m.default_frames"),
+        ('[m]\nsource = "x"\nfamily = "sd3"\ndtype = "float8"\n', r"m\.dtype is 'float8'; known: bfloat16"),
+        ('[m]\nsource = "x"\nfamily = "sd3"\nstepz = 3\n', "m: .*stepz"),
+        ('m = "x"\n', "m: Expected `object`"),
         ("[m\n", "catalogue.toml"),
     ],
 )

@@ -46,8 +46,19 @@ def test_a_graph_survives_json(model: Model) -> None:
 
 
 def test_a_source_that_is_no_pipeline_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(GraphRefused, match=r"there is no folder .*/absent"):
+        derive("absent", Model(source=str(tmp_path / "absent"), family="sd3"))
     with pytest.raises(GraphRefused, match="no pipeline"):
         derive("empty", Model(source=str(tmp_path), family="sd3"))
+
+
+def test_an_entry_of_a_wrong_family_is_refused(tmp_path: Path) -> None:
+    model = TINY["sd3"](tmp_path)
+    for family in TINY.keys() - {"sd3"}:
+        with pytest.raises(GraphRefused):
+            derive("mistaken", msgspec.structs.replace(model, family=family))
+    with pytest.raises(GraphRefused, match="is a SD3Transformer2DModel; the family flux runs with a Flux"):
+        derive("mistaken", msgspec.structs.replace(model, family="flux"))
 
 
 def test_a_source_without_a_part_is_refused(tmp_path: Path) -> None:
