@@ -22,12 +22,13 @@ def batching(result: dict[str, Any]) -> str:
         f" {best['ratio']['p80']:.2f}).",
         "",
         *table(
-            ("", "pictures/s p20", "p50", "p80", "of one by one p20", "p50", "p80", "same bytes"),
+            ("", "pictures/s p20", "p50", "p80", "of one by one p20", "p50", "p80", "shared", "same bytes"),
             (
                 (
                     way["name"],
                     *(f"{way['throughput'][p]:.3f}" for p in _SPREAD),
                     *(f"{way['ratio'][p]:.2f}" for p in _SPREAD),
+                    f"{way['shared']} of {n_made}",
                     f"{way['same_bytes']} of {n_made}",
                 )
                 for way in result["ways"]
@@ -36,7 +37,8 @@ def batching(result: dict[str, Any]) -> str:
         "",
         f"No pixel is more than {result['max_levels']} of 255 levels from the picture made alone; a result"
         " with one is not reported. *Joining*: as many at a time, each new one entering the batch when"
-        " another leaves, so all are at different steps.",
+        " another leaves, so all are at different steps. *Shared*: how many shared calls of the network with"
+        " another; *same bytes*: how many are the same file as alone.",
         "",
         f"{result['model']}, {width_px}x{height_px} px, {result['steps']} steps, seeds from {result['seed']};"
         f" {result['n']} pictures in each of {result['repeats']} repeats, all ways in turns.",
