@@ -177,6 +177,8 @@ async def _shifting(config: DemoConfig, console: Console, start: StartNode, step
         *("--mix-window-s", f"{WINDOW_S:g}"),
         *("--min-dwell-s", f"{DWELL_S:g}"),
         *("--min-samples", str(MIN_SAMPLES)),
+        # the steps were chosen for the time of whole pictures, and the prompts repeat
+        *("--encode-cache-bytes", "0"),
     )
     with phase(console, title, None) as show:
         async with start(_node_config(config, "auto", "auto", flags), _waiting(show)) as node:
