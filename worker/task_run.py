@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import msgspec
 import torch
 
+from pipelines.errors import FieldRefused
 from wire.errors import HandoffLost, StoreFull
 from wire.generation import Exactness
 from wire.handle import Handle
@@ -229,6 +230,8 @@ def _failure(task: RunTask, stage: str, error: Exception) -> TaskFailed:
             kind = FailureKind.HANDOFF_LOST
         case torch.OutOfMemoryError() | MemoryError():
             kind = FailureKind.OUT_OF_MEMORY
+        case FieldRefused():
+            kind = FailureKind.INPUT
         case _:
             kind = FailureKind.INTERNAL
     reason = f"{type(error).__name__}: {error}"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -28,7 +29,11 @@ from tests.families.cases import (
 from tests.families.lora import fresh_denoiser, make_lora, make_saved_lora
 from tests.families.sd3 import sd3
 from tests.families.tiny import TINY
+from tests.worker.driver import STAGES, Driver, make_task
 from wire.generation import Adapter, Generation
+from wire.handoff import HandoffStore
+from wire.to_gateway import FailureKind, StepDone, TaskCancelled, TaskDone, TaskFailed, TaskPaused
+from wire.to_worker import RunTask
 from worker.adapters import AdapterCache
 from worker.errors import AdapterRefused, StopAtBoundary
 from worker.loop_tap import Capture
@@ -335,6 +340,67 @@ def test_a_replaced_file_is_another_adapter(tiny: Adapted, tmp_path: Path) -> No
     status = os.stat(adapter.source)
     os.utime(adapter.source, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
     assert not torch.allclose(_latents(tiny.case.whole, tiny.on(adapter)), before, atol=1e-3)
+
+
+@pytest.fixture
+def driver(tiny: Adapted, tmp_path: Path) -> Iterator[Driver]:
+    driver = Driver(HandoffStore(tmp_path / "store", node="here", capacity_bytes=10_000_000))
+    driver.load(tiny.case.model, *STAGES)
+    yield driver
+    driver.close()
+
+
+def _task(task_id: str, generation: Generation, *stages: str, **changes: Any) -> RunTask:
+    return make_task(task_id, *(stages or STAGES), generation=generation, **changes)
+
+
+def _picture(driver: Driver, task: RunTask) -> bytes:
+    driver.loop.submit(task)
+    return driver.store.get(driver.until(TaskDone).output)
+
+
+def test_a_worker_survives_a_bad_adapter_and_a_cancelled_one(driver: Driver, tiny: Adapted) -> None:
+    base = _picture(driver, _task("base", tiny.on(None)))
+    adapted = _picture(driver, _task("adapted", tiny.on(tiny.first)))
+    assert adapted != base
+    driver.loop.submit(_task("bad", tiny.on(Adapter(name="lost", source="/nowhere.safetensors"))))
+    failed = driver.until(TaskFailed)
+    assert failed.stage == "denoise"
+    assert "'lost': there is no file" in failed.reason
+    assert _picture(driver, _task("base again", tiny.on(None))) == base
+    long = msgspec.structs.replace(tiny.on(tiny.second), num_inference_steps=500)
+    driver.loop.submit(_task("long", long))
+    driver.until(StepDone)
+    driver.loop.cancel("long")
+    driver.until(TaskCancelled)
+    assert _picture(driver, _task("base at last", tiny.on(None))) == base
+    assert _picture(driver, _task("adapted at last", tiny.on(tiny.first))) == adapted
+
+
+def test_a_paused_task_has_its_adapter_again_when_it_goes_on(driver: Driver, tiny: Adapted) -> None:
+    generation = msgspec.structs.replace(tiny.on(tiny.first), num_inference_steps=60)
+    expected = _picture(driver, _task("whole", generation))
+    base = _picture(driver, _task("base", tiny.on(None)))
+    driver.loop.submit(_task("encode", generation, "text_encoder"))
+    handoff = driver.until(TaskDone).output
+    driver.loop.submit(_task("paused", generation, "denoise", "decode", handoff=handoff))
+    driver.until(StepDone)
+    driver.loop.pause("paused")
+    paused = driver.until(TaskPaused, TaskDone)
+    assert isinstance(paused, TaskPaused)
+    assert _picture(driver, _task("between", tiny.on(None))) == base
+    resumed = _task("resumed", generation, "denoise", "decode", handoff=handoff, checkpoint=paused.checkpoint)
+    assert _picture(driver, resumed) == expected
+
+
+def test_what_the_family_cannot_do_is_the_requests_fault(
+    driver: Driver, tiny: Adapted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.resident.DENOISERS", ())
+    driver.loop.submit(_task("refused", tiny.on(tiny.first)))
+    failed = driver.until(TaskFailed)
+    assert failed.kind is FailureKind.INPUT
+    assert "LoRA" in failed.reason
 
 
 def test_a_denoiser_without_adapters_refuses_the_field() -> None:
