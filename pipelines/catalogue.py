@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 import msgspec
 
-from pipelines.errors import CatalogueRefused, UnknownModel
-from pipelines.families import FAMILIES, Family
+from pipelines.errors import CatalogueRefused, FieldRefused, UnknownModel
+from pipelines.families import FAMILIES, Family, check_fields
 
 BUILT_IN = Path(__file__).with_name("catalogue.toml")
 
@@ -141,6 +141,10 @@ def _checked(name: str, model: Model, file: Path) -> Model:
         raise CatalogueRefused(
             f"catalogue {file}: {name}.default_frames is no multiple of {family.frame_stride} and 1 more"
         )
+    try:
+        check_fields(family, guidance_scale=model.default_guidance, negative_prompt=None)
+    except FieldRefused as error:
+        raise CatalogueRefused(f"catalogue {file}: {name}.default_guidance: {error}") from error
     for side_px in model.default_size_px:
         if side_px % model.size_multiple_px or not model.min_size_px <= side_px <= model.max_size_px:
             raise CatalogueRefused(

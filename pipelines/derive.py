@@ -75,6 +75,7 @@ def derive(name: str, model: Model) -> dict[str, StageGraph]:
     """
     pipe = init_pipeline(model)
     check_scheduler(name, model, _own_scheduler(name, pipe))
+    _check_guidance(pipe, model)
     return {workflow: _derive(name, model, pipe, workflow) for workflow in model.family_table.workflows}
 
 
@@ -113,6 +114,22 @@ def _derive(name: str, model: Model, pipe: Any, workflow: str) -> StageGraph:
     _check_family(pipe, model, groups[loops[0]])
     _check(graph, model, groups)
     return graph
+
+
+def _check_guidance(pipe: Any, model: Model) -> None:
+    """A network that is told the guidance scale, or one that is not, is what the family says it is."""
+    if "transformer" not in pipe.pretrained_component_names:
+        return
+    spec = pipe.get_component_spec("transformer")
+    if spec.pretrained_model_name_or_path is None:
+        return  # a stage without its weights is refused by name below
+    config = spec.type_hint.load_config(spec.pretrained_model_name_or_path, subfolder=spec.subfolder)
+    told = config.get("guidance_embeds")
+    if told is not None and told != (model.family_table.guidance == "input"):
+        raise GraphRefused(
+            f"the transformer of {model.source} {'takes' if told else 'does not take'} the guidance scale as"
+            f" an input, so it is not of the family {model.family}"
+        )
 
 
 def _check_family(pipe: Any, model: Model, blocks: dict[str, Any]) -> None:

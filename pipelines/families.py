@@ -91,6 +91,18 @@ FAMILIES: dict[str, Family] = {
         predicts="flow",
         samplers=("flow-euler", "flow-lcm", "unipc-flow", "dpm++-flow"),
     ),
+    "flux-schnell": Family(
+        blocks="FluxAutoBlocks",
+        workflows={
+            "text": Workflow(name="text2image"),
+            "image": Workflow(name="image2image", takes_strength=True),
+        },
+        guidance="none",
+        takes_negative_prompt=False,
+        output="images",
+        predicts="flow",
+        samplers=("flow-euler", "flow-lcm", "unipc-flow"),
+    ),
     "flux2": Family(
         blocks="Flux2AutoBlocks",
         workflows={

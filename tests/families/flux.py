@@ -13,7 +13,16 @@ from tests.families.parts import clip_config, clip_tokenizer, image_vae, t5_toke
 
 
 def flux(folder: Path) -> Model:
-    """Flux with guidance as an input of the network; 32 px."""
+    """Flux dev with guidance as an input of the network; 32 px."""
+    return _flux(folder, "flux", guidance_embeds=True, default_guidance=3.5)
+
+
+def flux_schnell(folder: Path) -> Model:
+    """Flux schnell, distilled, its schedule the same for all sizes; 32 px."""
+    return _flux(folder, "flux-schnell", guidance_embeds=False, default_guidance=1.0)
+
+
+def _flux(folder: Path, family: str, *, guidance_embeds: bool, default_guidance: float) -> Model:
     torch.manual_seed(0)
     tokenizer = clip_tokenizer(folder / "tokens")
     FluxPipeline(
@@ -27,9 +36,9 @@ def flux(folder: Path) -> Model:
             joint_attention_dim=32,
             pooled_projection_dim=16,
             axes_dims_rope=(4, 4, 8),
-            guidance_embeds=True,
+            guidance_embeds=guidance_embeds,
         ),
-        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=guidance_embeds),
         vae=image_vae(4),
         text_encoder=CLIPTextModel(clip_config(len(tokenizer), hidden=16, projection=16)),
         tokenizer=tokenizer,
@@ -40,12 +49,12 @@ def flux(folder: Path) -> Model:
     ).save_pretrained(folder / "model")
     return Model(
         source=str(folder / "model"),
-        family="flux",
+        family=family,
         default_size_px=(32, 32),
         min_size_px=16,
         max_size_px=64,
         size_multiple_px=16,
         default_steps=4,
-        default_guidance=3.5,
+        default_guidance=default_guidance,
         inputs={"max_sequence_length": 12},
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pipelines.catalogue import Model
 from tests.families.cogvideox import cogvideox
-from tests.families.flux import flux
+from tests.families.flux import flux, flux_schnell
 from tests.families.flux2 import flux2, flux2_klein, flux2_klein_base
 from tests.families.hunyuan_video import hunyuan_video
 from tests.families.ltx import ltx
@@ -23,6 +23,7 @@ from tests.families.z_image import z_image
 TINY: dict[str, Callable[[Path], Model]] = {
     "sd3": sd3,
     "flux": flux,
+    "flux-schnell": flux_schnell,
     "flux2": flux2,
     "flux2-klein": flux2_klein,
     "flux2-klein-base": flux2_klein_base,

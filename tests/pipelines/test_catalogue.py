@@ -11,6 +11,7 @@ import pytest
 from pipelines.__main__ import main
 from pipelines.catalogue import BUILT_IN, from_entry, load_catalogue, to_entry
 from pipelines.errors import CatalogueRefused, UnknownModel
+from pipelines.families import FAMILIES
 
 
 def _file(tmp_path: Path, text: str) -> Path:
@@ -23,6 +24,12 @@ def test_the_built_in_model_is_there() -> None:
     model = load_catalogue()["triptych-emoji"]
     assert Path(model.source, "model_index.json").is_file()
     assert model.family_table.output == "images"
+
+
+def test_every_image_family_has_a_public_model() -> None:
+    catalogue = load_catalogue()
+    named = {catalogue[name].family for name in catalogue.names if not catalogue[name].source.startswith("/")}
+    assert {name for name, family in FAMILIES.items() if family.output == "images"} <= named
 
 
 def test_an_entry_survives_the_message() -> None:
@@ -58,6 +65,8 @@ def test_an_unknown_name_lists_the_known() -> None:
         ('[m]\nsource = "x"\nfamily = "sd3"\ndtype = "float8"\n', r"m\.dtype is 'float8'; known: bfloat16"),
         ('[m]\nsource = "x"\nfamily = "sd3"\nstepz = 3\n', "m: .*stepz"),
         ('m = "x"\n', "m: Expected `object`"),
+        ('[m]\nsource = "x"\nfamily = "flux2-klein"\ndefault_guidance = 4.0\n', "m.default_guidance"),
+        ('[m]\nsource = "x"\nfamily = "sdxl"\nsampler = "unipc-flow"\n', "m.sampler"),
         ("[m\n", "catalogue.toml"),
     ],
 )

@@ -69,3 +69,11 @@ def test_a_source_without_a_part_is_refused(tmp_path: Path) -> None:
     index.write_bytes(msgspec.json.encode(parts))
     with pytest.raises(GraphRefused, match="decode"):
         derive("cut", model)
+
+
+@pytest.mark.parametrize(("made", "named"), [("flux", "flux-schnell"), ("flux-schnell", "flux")])
+def test_a_distilled_model_is_another_family(made: str, named: str, tmp_path: Path) -> None:
+    """Its blocks would take a guidance scale, and do nothing with it."""
+    model = msgspec.structs.replace(TINY[made](tmp_path), family=named)
+    with pytest.raises(GraphRefused, match=f"guidance scale.*{named}"):
+        derive("mistaken", model)

@@ -31,10 +31,12 @@ class Classic(NamedTuple):
 
 
 CLASSIC = (
-    Classic("sd3", "StableDiffusion3Pipeline", "text", 1e-5),  # seen: 1.0e-6
+    Classic("sd3", "StableDiffusion3Pipeline", "text", 1e-5),  # seen: 1.1e-6
     Classic("sd3", "StableDiffusion3Img2ImgPipeline", "image", 1e-5),  # seen: 8.9e-7
     Classic("flux", "FluxPipeline", "text", 1e-6),  # seen: 0
     Classic("flux", "FluxImg2ImgPipeline", "image", 1e-6),  # seen: 0
+    Classic("flux-schnell", "FluxPipeline", "text", 1e-6),  # seen: 0
+    Classic("flux-schnell", "FluxImg2ImgPipeline", "image", 1e-6),  # seen: 0
     Classic("flux2", "Flux2Pipeline", "text", 1e-6),  # seen: 0
     Classic("flux2", "Flux2Pipeline", "image", 1e-6),  # seen: 0
     Classic("flux2-klein", "Flux2KleinPipeline", "text", 1e-6),  # seen: 0
@@ -43,10 +45,10 @@ CLASSIC = (
     Classic("flux2-klein-base", "Flux2KleinPipeline", "image", 1e-6),  # seen: 0
     Classic("qwen-image", "QwenImagePipeline", "text", 1e-6),  # seen: 0
     Classic("qwen-image", "QwenImageImg2ImgPipeline", "image", 1e-6),  # seen: 0
-    Classic("z-image", "ZImagePipeline", "text", 1e-5),  # seen: 8.3e-7
+    Classic("z-image", "ZImagePipeline", "text", 1e-5),  # seen: 8.6e-7
     Classic("z-image", "ZImageImg2ImgPipeline", "image", 1e-5),  # seen: 1.1e-6
-    Classic("sdxl", "StableDiffusionXLPipeline", "text", 1e-5),  # seen: 7.2e-7
-    Classic("sdxl", "StableDiffusionXLImg2ImgPipeline", "image", 1e-5),  # seen: 6.0e-7
+    Classic("sdxl", "StableDiffusionXLPipeline", "text", 1e-5),  # seen: 7.7e-7
+    Classic("sdxl", "StableDiffusionXLImg2ImgPipeline", "image", 1e-5),  # seen: 7.7e-7
 )
 
 

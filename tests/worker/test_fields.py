@@ -70,11 +70,14 @@ WITHOUT_EFFECT = {
     *((family, "image", "strength") for family in ("hunyuan-video-1.5", "ltx")),
     *(
         (family, workflow, "negative_prompt")
-        for family in ("flux", "flux2", "flux2-klein", "flux2-klein-base")
+        for family in ("flux", "flux-schnell", "flux2", "flux2-klein", "flux2-klein-base")
         for workflow in ("text", "image")
     ),
-    ("flux2-klein", "text", "guidance_scale"),
-    ("flux2-klein", "image", "guidance_scale"),
+    *(
+        (family, workflow, "guidance_scale")
+        for family in ("flux-schnell", "flux2-klein")
+        for workflow in ("text", "image")
+    ),
 }
 
 
