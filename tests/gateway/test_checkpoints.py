@@ -12,6 +12,7 @@ from tests.gateway.conftest import Bench, Start, until
 from tests.gateway.scripted import checkpoint_of
 from tests.gateway.test_recovery import SPLIT, assert_clean, assert_served
 from tests.gateway.test_serving import error_of
+from wire.to_gateway import CheckpointSaved, StageDone, TaskDone, TaskPaused
 from wire.to_worker import RunTask
 
 PLACEMENTS = pytest.mark.parametrize("placement", ["auto", SPLIT], ids=["merged", "split"])
@@ -176,3 +177,18 @@ async def test_warm_ups_write_neither(start: Start) -> None:
     assert {(task.keep_after, task.checkpoint_every) for task in warm_ups} == {(None, 0)}
     await assert_clean(bench)
     assert bench.engine.encodes.statistics() == {"entries": 0, "n_bytes": 0, "hits": 0, "misses": 0}
+
+
+async def test_the_files_of_messages_from_the_dead_are_freed(start: Start) -> None:
+    bench = await start()
+    worker = bench.engine.fleet["cpu-1"]
+    worker.lost(bench.engine.now_s(), for_good=True)
+    for message in (
+        CheckpointSaved(task_id="task", step=1, checkpoint=bench.store.put(b"x")),
+        CheckpointSaved(task_id="task", step=1, checkpoint=None, reason="full"),
+        TaskPaused(task_id="task", step=1, checkpoint=bench.store.put(b"x")),
+        TaskDone(task_id="task", output=bench.store.put(b"x")),
+        StageDone(task_id="task", stage="x", started_at_s=0.0, ended_at_s=1.0, output=bench.store.put(b"x")),
+    ):
+        bench.engine._hear("cpu-1", message)
+    assert bench.n_files == bench.n_kept

@@ -47,6 +47,11 @@ def test_only_the_four_ends_are_terminal() -> None:
     assert {state for state in State if state.is_terminal} == ends
 
 
+def test_only_a_queued_job_skips_its_encode() -> None:
+    assert [state for state in State if Event.ENCODE_SKIPPED in NEXT[state]] == [State.QUEUED]
+    assert advance(State.QUEUED, Event.ENCODE_SKIPPED) is State.READY
+
+
 @pytest.mark.parametrize("state", OPEN)
 def test_every_open_state_can_fail_and_be_cancelled(state: State) -> None:
     assert advance(state, Event.FAILED) is State.FAILED
