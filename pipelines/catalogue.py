@@ -12,6 +12,7 @@ import msgspec
 
 from pipelines.errors import CatalogueRefused, FieldRefused, UnknownModel
 from pipelines.families import FAMILIES, Family, check_fields
+from pipelines.samplers import SAMPLERS
 
 BUILT_IN = Path(__file__).with_name("catalogue.toml")
 
@@ -128,6 +129,11 @@ def _checked(name: str, model: Model, file: Path) -> Model:
         raise CatalogueRefused(
             f"catalogue {file}: {name}.sampler is {model.sampler!r}; {model.family} runs with"
             f" {', '.join(family.samplers)}"
+        )
+    steps = None if model.sampler is None else SAMPLERS[model.sampler].max_steps
+    if steps is not None and model.max_steps > steps:
+        raise CatalogueRefused(
+            f"catalogue {file}: {name}.max_steps is {model.max_steps}; {model.sampler} makes {steps} at most"
         )
     if model.adapters and not family.takes_lora:
         raise CatalogueRefused(f"catalogue {file}: {name}.adapters: {model.family} takes no LoRA adapters")

@@ -13,11 +13,15 @@ import msgspec
 
 
 class Sampler(msgspec.Struct, frozen=True, kw_only=True):
-    """A scheduler class of diffusers, with what is set in its config on top of the model's own."""
+    """A scheduler class of diffusers, with what is set in its config on top of the model's own.
+
+    `max_steps`: the most that it can make, where there is such a bound.
+    """
 
     scheduler: str
     expects: Literal["flow", "noise", "v"]
     config: dict[str, Any] = {}
+    max_steps: int | None = None
 
 
 SAMPLERS: dict[str, Sampler] = {
@@ -42,7 +46,7 @@ SAMPLERS: dict[str, Sampler] = {
         expects="noise",
         config={"algorithm_type": "sde-dpmsolver++"},
     ),
-    "lcm": Sampler(scheduler="LCMScheduler", expects="noise"),
+    "lcm": Sampler(scheduler="LCMScheduler", expects="noise", max_steps=50),
     "cogvideox-ddim": Sampler(scheduler="CogVideoXDDIMScheduler", expects="v"),
     "cogvideox-dpm": Sampler(scheduler="CogVideoXDPMScheduler", expects="v"),
 }

@@ -67,6 +67,7 @@ def test_an_unknown_name_lists_the_known() -> None:
         ('m = "x"\n', "m: Expected `object`"),
         ('[m]\nsource = "x"\nfamily = "flux2-klein"\ndefault_guidance = 4.0\n', "m.default_guidance"),
         ('[m]\nsource = "x"\nfamily = "sdxl"\nsampler = "unipc-flow"\n', "m.sampler"),
+        ('[m]\nsource = "x"\nfamily = "sdxl"\nsampler = "lcm"\n', "m.max_steps is 200; lcm makes 50 at most"),
         ("[m\n", "catalogue.toml"),
     ],
 )
