@@ -31,6 +31,9 @@ LISTS = ("img_shapes",)
 RAGGED = ("cap_feats",)
 """Lists of tensors, one a sample, whose lengths may differ: the network pads and masks (Z-Image)."""
 
+ZEROS_MEAN_NONE = ("image_embeds",)
+"""HunyuanVideo 1.5 asks of its whole batch whether all of this is zeros, and then leaves it out for all."""
+
 PADDED = {"QwenImageTransformer2DModel": ("encoder_hidden_states", "encoder_hidden_states_mask")}
 """By network: texts [B, L, C] of any length and their masks [B, L]. Qwen-Image trims texts to the prompt's
 own length and takes a mask, so shorter ones are padded behind; elsewhere lengths must agree."""
@@ -53,8 +56,7 @@ class NetworkCall:
     @property
     def batch_size(self) -> int:
         """0 if it is unknown; such a call is made alone."""
-        latents = next((self.values[name] for name in LATENTS if name in self.values), ())
-        return len(latents)
+        return len(_latents(self.values))
 
     def make(self) -> Any:
         """The network's output for this call alone."""
@@ -83,7 +85,7 @@ def make_as_one(calls: Sequence[NetworkCall]) -> list[Any]:
         text, mask = names
         values[text], values[mask] = _padded_texts(values[text], values[mask])
     output = calls[0].network(**{name: _joined(name, values[name], sizes) for name in values})
-    return _parted(output, sizes)
+    return _parted(output, sizes, isinstance(_latents(values)[0], list))
 
 
 @functools.cache
@@ -116,15 +118,21 @@ def _alike(name: str, one: Any, other: Any, sizes: tuple[int, int], ragged: tupl
                 return False
             if name in TIMESTEPS:
                 one, other = _expanded(one, sizes[0]), _expanded(other, sizes[1])
+            if name in ZEROS_MEAN_NONE and bool(one.any()) != bool(other.any()):
+                return False
             per_sample = name not in POSITIONS and _per_sample(one, sizes[0])
             if per_sample and _per_sample(other, sizes[1]):
                 behind = 2 if name in ragged else 1
                 return bool(one.shape[behind:] == other.shape[behind:])
             return not per_sample and torch.equal(one, other)
-        case list(), list() if _of_tensors(one, sizes[0]) and _of_tensors(other, sizes[1]):
+        case list(), list() if name in (*LATENTS, *RAGGED):
             behind = 1 if name in ragged else 0
             kinds = {(item.dtype, item.device, item.shape[behind:]) for item in (*one, *other)}
             return len(kinds) == 1
+        case (list(), list()) | (tuple(), tuple()) if name not in LISTS:
+            return len(one) == len(other) and all(
+                _alike(name, value, other[number], sizes, ragged) for number, value in enumerate(one)
+            )
         case dict(), dict():
             return one.keys() == other.keys() and all(
                 _alike(key, value, other[key], sizes, ragged) for key, value in one.items()
@@ -132,7 +140,7 @@ def _alike(name: str, one: Any, other: Any, sizes: tuple[int, int], ragged: tupl
         case (None, torch.Tensor()) | (torch.Tensor(), None):
             # no mask is a mask of ones
             return name in ragged
-    return type(one) is type(other) and _equal(one, other)
+    return type(one) is type(other) and bool(one == other)
 
 
 def _joined(name: str, values: list[Any], sizes: list[int]) -> Any:
@@ -143,22 +151,25 @@ def _joined(name: str, values: list[Any], sizes: list[int]) -> Any:
                 values = [_expanded(value, size) for value, size in zip(values, sizes, strict=True)]
             if name not in POSITIONS and _per_sample(values[0], sizes[0]):
                 return torch.cat(values)
-        case list() if name in LISTS or _of_tensors(first, sizes[0]):
+        case list() if name in (*LISTS, *LATENTS, *RAGGED):
             return [item for value in values for item in value]
+        case list() | tuple():
+            return type(first)(_joined(name, list(items), sizes) for items in zip(*values, strict=True))
         case dict():
             return {key: _joined(key, [value[key] for value in values], sizes) for key in first}
     return first
 
 
-def _parted(output: Any, sizes: list[int]) -> list[Any]:
+def _parted(output: Any, sizes: list[int], lists: bool) -> list[Any]:
+    """`lists`: the network takes a list of samples, and returns such ones."""
     match output:
         case torch.Tensor():
             return list(torch.split(output, sizes))
-        case list():
+        case list() if lists:
             ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
             return [output[end - size : end] for end, size in zip(ends, sizes, strict=True)]
-        case tuple():
-            return list(zip(*(_parted(item, sizes) for item in output), strict=True))
+        case tuple() | list():
+            return list(zip(*(_parted(item, sizes, lists) for item in output), strict=True))
     raise TypeError(f"an output of {type(output).__name__} cannot be parted")
 
 
@@ -177,25 +188,15 @@ def _padded_texts(texts: list[Any], masks: list[Any]) -> tuple[list[Any], list[A
     return [text for text, _ in padded], [mask.bool() for _, mask in padded]
 
 
+def _latents(values: dict[str, Any]) -> Any:
+    """The value under the name of the latents; empty if there is none."""
+    return next((values[name] for name in LATENTS if name in values), ())
+
+
 def _per_sample(value: torch.Tensor, size: int) -> bool:
     return value.ndim > 0 and len(value) == size
-
-
-def _of_tensors(value: list[Any], size: int) -> bool:
-    return len(value) == size and all(isinstance(item, torch.Tensor) for item in value)
 
 
 def _expanded(value: torch.Tensor, size: int) -> torch.Tensor:
     """One number for the batch as one a sample, [size]; anything else as it is."""
     return value.reshape(1).expand(size) if value.numel() == 1 else value
-
-
-def _equal(one: Any, other: Any) -> bool:
-    match one, other:
-        case torch.Tensor(), torch.Tensor():
-            return (one.dtype, one.device) == (other.dtype, other.device) and torch.equal(one, other)
-        case (list(), list()) | (tuple(), tuple()):
-            return len(one) == len(other) and all(map(_equal, one, other))
-        case dict(), dict():
-            return one.keys() == other.keys() and all(_equal(one[key], other[key]) for key in one)
-    return type(one) is type(other) and bool(one == other)

@@ -83,28 +83,32 @@ class TaskRun:
         The loop stage's own code runs on the lane's thread, its network calls and all other stages on the
         thread that runs the batch.
         """
-        task, emit = self.task, self._around.emit
+        ending = self._ending(lane)
+        self.is_past_loop = self.is_over = True
+        # closed before it is told: what is asked of the id from then on is meant for another task
+        self._around.wishes.close(self.task.task_id)
+        if ending is not None:
+            self._around.emit(ending)
+
+    def _ending(self, lane: Lane) -> TaskDone | TaskFailed | TaskCancelled | TaskPaused | None:
+        """Run all stages; returns the terminal message, None if it comes with the picture's file."""
+        task = self.task
         self._tell(task.stages[0], 0)
         try:
-            self._run_stages(lane)
+            return self._run_stages(lane)
         except StopAtBoundary as stopped:
-            emit(TaskCancelled(task_id=task.task_id, step=stopped.steps_done))
+            return TaskCancelled(task_id=task.task_id, step=stopped.steps_done)
         except PausedAtBoundary as paused:
-            emit(
-                TaskPaused(
-                    task_id=task.task_id,
-                    step=paused.steps_done,
-                    checkpoint=paused.checkpoint,
-                    exactness=_kept_by(lane),
-                )
+            return TaskPaused(
+                task_id=task.task_id,
+                step=paused.steps_done,
+                checkpoint=paused.checkpoint,
+                exactness=_kept_by(lane),
             )
         except Exception as error:  # a family's own code may raise anything; the task answers for it
-            emit(_failure(task, self.doing.stage or task.stages[0], error))
-        finally:
-            self.is_past_loop = self.is_over = True
-            self._around.wishes.close(task.task_id)
+            return _failure(task, self.doing.stage or task.stages[0], error)
 
-    def _run_stages(self, lane: Lane) -> None:
+    def _run_stages(self, lane: Lane) -> TaskDone | None:
         task, store, emit = self.task, self._around.store, self._around.emit
         resident = self._around.models.get(task.model)
         if resident is None:
@@ -140,12 +144,12 @@ class TaskRun:
         if graph.is_last(last):
             emit(done)
             self._around.encoder.submit(self._finish, run.output(), _kept_by(lane))
-            return
+            return None
         data, tensors = pack(run.payload(last))
         output = store.put(data, tensors=tensors)
         packed_s = time.monotonic() - ended_s
         emit(msgspec.structs.replace(done, overhead_s=done.overhead_s + packed_s))
-        emit(TaskDone(task_id=task.task_id, output=output, exactness=_kept_by(lane)))
+        return TaskDone(task_id=task.task_id, output=output, exactness=_kept_by(lane))
 
     def _prepared(self, resident: ResidentModel) -> tuple[StageRun, Checkpoint | None]:
         """The run with what it starts from. Raises `HandoffLost`, `HandoffRefused`."""

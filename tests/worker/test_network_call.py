@@ -58,6 +58,12 @@ def _calls(network: torch.nn.Module, *values: dict[str, Any]) -> list[NetworkCal
         ({"extra": {"ids": torch.ones(1, 6)}}, {"extra": {"ids": torch.zeros(1, 6)}}, True),
         ({"extra": {"scale": 0.5}}, {"extra": {"scale": 1.0}}, False),
         ({"extra": {"scale": 0.5}}, {"extra": {}}, False),
+        ({"image_embeds": torch.ones(1, 2)}, {"image_embeds": torch.ones(1, 2)}, True),
+        ({"image_embeds": torch.ones(1, 2)}, {"image_embeds": torch.zeros(1, 2)}, False),
+        ({"residuals": [torch.ones(1, 2)] * 2}, {"residuals": [torch.zeros(1, 2)] * 2}, True),
+        ({"residuals": [torch.ones(1, 2)] * 2}, {"residuals": [torch.ones(1, 2)] * 3}, False),
+        ({"sizes": (1, [2])}, {"sizes": (1, [2])}, True),
+        ({"sizes": (1, [2])}, {"sizes": (1, [3])}, False),
         ({"return_dict": True}, {"return_dict": True}, False),
         ({"hidden_states": torch.ones(1, 2)}, {"hidden_states": torch.ones(1, 3)}, False),
     ],
@@ -105,6 +111,22 @@ def test_batches_of_two_conditions_are_joined() -> None:
     outputs = make_as_one(calls)
     assert [len(output[0]) for output in outputs] == [2, 1]
     assert network.seen["timestep"].tolist() == [2, 2, 1]
+
+
+def test_what_is_inside_lists_is_joined() -> None:
+    """A ControlNet's residuals: a list of tensors, each with the batch as first dimension."""
+
+    class Inside(Echo):
+        def forward(self, hidden_states: Any, timestep: Any = None, **rest: Any) -> Any:
+            self.seen = rest
+            return [hidden_states, hidden_states + 1], hidden_states
+
+    network = Inside()
+    calls = _calls(network, *({"residuals": [torch.full((1, 1), number)] * 3} for number in (1.0, 2.0)))
+    first, second = make_as_one(calls)
+    assert [item.tolist() for item in network.seen["residuals"]] == [[[1.0], [2.0]]] * 3
+    assert [item.tolist() for item in second[0]] == [[[1.0, 1.0]], [[2.0, 2.0]]]
+    assert first[1].tolist() == [[0.0, 0.0]]
 
 
 def test_lists_are_joined_as_lists() -> None:
