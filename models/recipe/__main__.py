@@ -10,9 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 import torch
+from diffusers import AutoencoderKL
 
-from models.recipe import art, autoencoder, captions, denoiser, export, score, tokenizer
+from models.recipe import art, autoencoder, denoiser, export, latents, plan, score, teacher, text, tokenizer
+from models.recipe.captions import Captioner
+from models.recipe.scenes import NONE, SQUARE, WHITE, Painter
 from models.recipe.training import Lanes
 
 MODELS = Path(__file__).parent.parent
@@ -43,39 +47,84 @@ def commit() -> str:
     return asked.stdout.strip() or "unknown"
 
 
-def run(work: Path, out: Path, device: torch.device, lanes: Lanes) -> None:
-    """All stages; each finds what an earlier run left in ``work`` and goes on from there."""
+def autoencoder_of(
+    painter: Painter,
+    concepts: int,
+    chosen: plan.Plan,
+    start: Path | None,
+    work: Path,
+    device: torch.device,
+    lanes: Lanes,
+) -> AutoencoderKL:
+    """The trained autoencoder with the statistics of its latents, kept in ``vae`` of the work folder."""
+    folder = work / "vae"
+    if not folder.exists():
+        vae = autoencoder.train(painter, concepts, chosen.autoencoder, start, work, device, lanes)
+        rows = autoencoder.training_scenes(concepts, 256, np.random.default_rng(0))
+        pictures = autoencoder.to_model_range(painter.paint_all(rows, SQUARE))
+        autoencoder.set_latent_statistics(vae, autoencoder.encode(vae, pictures))
+        vae.save_pretrained(folder)
+    return AutoencoderKL.from_pretrained(folder, dtype=torch.float32).eval().to(device)
+
+
+def run(work: Path, out: Path, start: Path | None, device: torch.device, lanes: Lanes, until: str) -> None:
+    """All stages up to ``until``; each finds what an earlier run left in ``work`` and goes on from there."""
     work.mkdir(parents=True, exist_ok=True)
-    folder = out / "triptych-emoji"
+    chosen = plan.GPU if device.type == "cuda" else plan.CPU
+    every = timed("art", work, lambda: art.prepare(work))
+    words = timed("teacher", work, lambda: teacher.prepare(every, work))
+    concrete = sum(concept.concrete for concept in every.concepts)
+    taught = every.limited(concrete) if chosen.concrete_only else every
+    concepts = len(taught.concepts)
+    if until == "art":
+        return
+    painter, captioner = Painter(taught), Captioner(taught.concepts)
 
-    things, pictures = timed("art", work, lambda: art.prepare(work))
-    names = [thing.name for thing in things if thing.name is not None]
-    texts = captions.all_captions(things)
-    words = tokenizer.build([text for of_thing in texts for text in of_thing])
+    vae = timed(
+        "autoencoder",
+        work,
+        lambda: autoencoder_of(painter, concepts, chosen, start, work, device, lanes),
+    )
+    print("unseen art, dB:", autoencoder.unseen_psnr_db(vae, painter, concepts), flush=True)
+    if until == "autoencoder":
+        return
 
-    vae = timed("autoencoder", work, lambda: autoencoder.train(pictures, len(names), work, device, lanes))
-    taught = autoencoder.to_model_range(pictures[: len(names)])
-    latents = autoencoder.encode(vae, taught)
-    autoencoder.set_latent_statistics(vae, latents)
-    rebuilt = autoencoder.decode(vae, latents)
-    psnr_db = autoencoder.psnr_db(float((rebuilt - taught).square().mean()))
+    vocabulary = tokenizer.build(tokenizer.corpus(captioner, concepts, words.phrases))
+    book = text.phrasebook(words, vocabulary, device)
+    texts = timed("text", work, lambda: text.train(book, chosen.text, work, device, lanes))
+    if until == "text":
+        return
 
-    scaled = (latents - vae.config["shift_factor"]) * vae.config["scaling_factor"]
-    lessons = denoiser.lessons_of(scaled, texts, words)
-    model = timed("denoiser", work, lambda: denoiser.train(lessons, work, device, lanes))
+    pools = latents.Pools(vae, painter, captioner, vocabulary, concepts, chosen, work, device)
 
-    export.export(model.cpu(), vae.cpu(), words, folder)
-    (folder / "names.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
-    score.thumbnails(pictures[: len(names)]).save(folder / "references.png", optimize=True)
+    def finished(stage: plan.Stage, model: denoiser.TextToLatent) -> None:
+        """Publishes and scores a stage; the last one goes to ``out``."""
+        place = out if stage is chosen.stages[-1] else work / "stages" / stage.name.replace(" ", "-")
+        folder = place / "triptych-emoji"
+        export.export(model, vae, vocabulary, folder)
+        names = "\n".join(concept.name for concept in taught.concepts) + "\n"
+        (folder / "names.txt").write_text(names, encoding="utf-8")
+        rows = np.stack([np.array([concept, NONE, 0, WHITE, 0]) for concept in range(concepts)])
+        score.thumbnails(painter.paint_all(rows, SQUARE)).save(folder / "references.png", optimize=True)
+        about: dict[str, object] = {
+            "stage": stage.name,
+            "commit": commit(),
+            "device": described(device, lanes),
+            "seconds": json.loads((work / "seconds.json").read_text(encoding="utf-8")),
+        }
+        print(stage.name, score.score(folder, taught, place, device, about), flush=True)
 
-    about: dict[str, object] = {
-        "commit": commit(),
-        "device": described(device, lanes),
-        "seconds": json.loads((work / "seconds.json").read_text(encoding="utf-8")),
-        "autoencoder_psnr_db": round(psnr_db, 2),
-    }
-    share = score.score(folder, pictures[: len(names)], names, out, about)
-    print(f"autoencoder {psnr_db:.2f} dB, nearest reference right for {share:.1%} of {len(names)} names")
+    wanted = [stage.name for stage in chosen.stages]
+    stages = chosen.stages[: wanted.index(until) + 1] if until in wanted else chosen.stages
+    model = denoiser.TextToLatent(texts)
+    empty = latents.tokenize(vocabulary, [""])[0].to(device)
+    timed(
+        "denoiser",
+        work,
+        lambda: denoiser.train(
+            stages, model, chosen.average_decay, pools, book, empty, work, device, lanes, finished
+        ),
+    )
 
 
 def main() -> None:
@@ -85,17 +134,21 @@ def main() -> None:
         "--work",
         type=Path,
         default=MODELS.parent / ".recipe",
-        help="folder of the checkpoints and the fetched art",
+        help="folder of the checkpoints and of the prepared data: art.npz, teacher.npz",
     )
     parser.add_argument(
-        "--out", type=Path, default=MODELS, help="folder that gets triptych-emoji, sheet.png and results"
+        "--out", type=Path, default=MODELS, help="folder that gets triptych-emoji, sheets and results"
     )
+    parser.add_argument("--autoencoder", type=Path, help="weights that the autoencoder starts from")
+    stages = ["art", "autoencoder", "text", *(stage.name for stage in plan.CPU.stages)]
+    parser.add_argument("--until", choices=stages, default=stages[-1], help="the last stage to run")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="CPU threads to use")
     options = parser.parse_args()
     torch.set_num_threads(1)  # lanes take the other cores
     device = torch.device(options.device)
-    run(options.work, options.out, device, Lanes(options.threads if device.type == "cpu" else 1))
+    lanes = Lanes(options.threads if device.type == "cpu" else 1)
+    run(options.work, options.out, options.autoencoder, device, lanes, options.until)
 
 
 if __name__ == "__main__":

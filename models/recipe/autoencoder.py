@@ -1,6 +1,5 @@
 """Owns the picture autoencoder: its architecture, its training and the statistics of its latents."""
 
-import time
 from pathlib import Path
 
 import numpy as np
@@ -11,21 +10,20 @@ from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.upsampling import Upsample2D
 from torch import nn
 
+from models.recipe.art import STYLES
 from models.recipe.optimizer import Optimizer
-from models.recipe.training import Checkpoint, Lanes, cosine_lr, log
+from models.recipe.plan import AutoencoderPlan
+from models.recipe.scenes import BACKGROUNDS, NONE, SQUARE, Painter
+from models.recipe.training import Checkpoint, Lanes, Report, cosine_lr
 
 LATENT_CHANNELS = 16
-# Training sees crops first, which cost a quarter and teach as much, then whole pictures.
-CROP_STEPS, CROP_BATCH, CROP_PX = 1200, 8, 64
-WHOLE_STEPS, WHOLE_BATCH, WHOLE_PX = 250, 4, 128
-STEPS = CROP_STEPS + WHOLE_STEPS
-PEAK_LR = 3e-3
+CROP_PX = 64
 # Weights against the mean squared error: absolute errors, errors of edges, and the Kullback-Leibler term.
 ABSOLUTE_WEIGHT, EDGE_WEIGHT, KL_WEIGHT = 0.1, 0.1, 1e-5
 # Logarithm of the variance that the posterior starts with: little noise, so that colours are learned at once.
 FIRST_LOGVAR = -6.0
-# Largest random shift of a training picture, in pixels.
-SHIFT_PX = 6
+# Concepts whose art the autoencoder never sees, in any style: every tenth, so that it can be judged on them.
+UNSEEN_STRIDE, UNSEEN_OFFSET = 10, 9
 CHECKPOINT_S = 60.0
 
 
@@ -77,16 +75,34 @@ def to_model_range(pictures: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1.0
 
 
-def augmented(pictures: torch.Tensor, side_px: int, draw: torch.Generator) -> torch.Tensor:
-    """Square crops (n, 3, side, side) of pictures (n, 3, h, w) shifted over white and mirrored at random."""
-    padded = nn.functional.pad(pictures, (SHIFT_PX,) * 4, value=1.0)
-    corners = torch.randint(0, padded.shape[-1] - side_px + 1, (len(pictures), 2), generator=draw).tolist()
-    mirrored = (torch.rand(len(pictures), generator=draw) < 0.5).tolist()
-    crops = [
-        picture[:, top : top + side_px, left : left + side_px]
-        for picture, (top, left) in zip(padded, corners, strict=True)
+def unseen(concepts: int) -> np.ndarray:
+    """Indices of the concepts that the autoencoder is judged on and never trained with."""
+    return np.arange(UNSEEN_OFFSET, concepts, UNSEEN_STRIDE)
+
+
+def training_scenes(concepts: int, count: int, draw: np.random.Generator) -> np.ndarray:
+    """``count`` scenes (n, 5) of seen concepts: any style, half on white, a fifth of them small things."""
+    seen = np.setdiff1d(np.arange(concepts), unseen(concepts))
+    background = draw.integers(1, len(BACKGROUNDS), count) * draw.integers(0, 2, count)
+    columns = [
+        draw.choice(seen, count),
+        np.full(count, NONE),
+        draw.integers(0, len(STYLES), count),
+        background,
+        (draw.random(count) < 0.2).astype(np.int64),
     ]
-    return torch.stack([crop.flip(-1) if flip else crop for crop, flip in zip(crops, mirrored, strict=True)])
+    return np.stack(columns, axis=1)
+
+
+def cropped(pictures: np.ndarray, side_px: int, draw: np.random.Generator) -> np.ndarray:
+    """Square crops (n, side, side, 3) of pictures (n, h, w, 3) at random places, half of them mirrored."""
+    corners = draw.integers(0, pictures.shape[1] - side_px + 1, (len(pictures), 2))
+    mirrored = draw.random(len(pictures)) < 0.5
+    crops = [
+        picture[top : top + side_px, left : left + side_px]
+        for picture, (top, left) in zip(pictures, corners.tolist(), strict=True)
+    ]
+    return np.stack([crop[:, ::-1] if flip else crop for crop, flip in zip(crops, mirrored, strict=True)])
 
 
 def loss_of(model: AutoencoderKL, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -100,34 +116,58 @@ def loss_of(model: AutoencoderKL, batch: torch.Tensor) -> tuple[torch.Tensor, to
     return squared + ABSOLUTE_WEIGHT * error.abs().mean() + EDGE_WEIGHT * edges + KL_WEIGHT * kl, squared
 
 
-def train(pictures: np.ndarray, taught: int, work: Path, device: torch.device, lanes: Lanes) -> AutoencoderKL:
-    """Trains on uint8 pictures (n, 128, 128, 3), half of each batch from the first ``taught``; resumes."""
+def train(
+    painter: Painter,
+    concepts: int,
+    plan: AutoencoderPlan,
+    start: Path | None,
+    work: Path,
+    device: torch.device,
+    lanes: Lanes,
+) -> AutoencoderKL:
+    """Trains on painted scenes, crops first; resumes.
+
+    ``start`` is a folder of weights to begin with, or None.
+    """
     torch.manual_seed(0)
-    model = build().to(device, memory_format=torch.channels_last)
+    model = build() if start is None else AutoencoderKL.from_pretrained(start, dtype=torch.float32)
+    model = model.train().to(device, memory_format=torch.channels_last)
     ends = [p for half in (model.encoder, model.decoder) for p in (half.conv_in.weight, half.conv_out.weight)]
     optimizer = Optimizer(list(model.parameters()), ends, lanes.pool)
     checkpoint = Checkpoint(work / "autoencoder.pt", CHECKPOINT_S, model=model, optimizer=optimizer)
     step = checkpoint.load(device)
-    draw = torch.Generator().manual_seed(step)
-    data = to_model_range(pictures)
-    began, squared_sum = time.perf_counter(), 0.0
-    while step < STEPS:
-        size, side_px = (CROP_BATCH, CROP_PX) if step < CROP_STEPS else (WHOLE_BATCH, WHOLE_PX)
-        of_taught = torch.randint(0, taught, (size // 2,), generator=draw)
-        of_all = torch.randint(0, len(data), (size - size // 2,), generator=draw)
-        batch = augmented(data[torch.cat([of_taught, of_all])], side_px, draw)
+    steps = plan.crop_steps + plan.whole_steps
+    draw = np.random.default_rng(step)
+    report = Report("autoencoder", steps, lambda squared: f"{psnr_db(squared):.2f} dB")
+    while step < steps:
+        # crops cost a quarter and teach as much; whole pictures teach how far the middle reaches
+        cropping = step < plan.crop_steps
+        size, side_px = (plan.crop_batch, CROP_PX) if cropping else (plan.whole_batch, SQUARE.width_px)
+        pictures = painter.paint_all(training_scenes(concepts, size, draw), SQUARE)
+        batch = to_model_range(cropped(pictures, side_px, draw))
         batch = batch.to(device, memory_format=torch.channels_last)
-        squared_sum += lanes.step(model, lambda share: loss_of(model, share), [batch])
+        squared = lanes.step(model, lambda share: loss_of(model, share), [batch])
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        lr = cosine_lr(step, STEPS, PEAK_LR, warmup=30)
+        lr = cosine_lr(step, steps, plan.peak_lr, warmup=30)
         optimizer.step(lr, lr)
         step += 1
-        if step % 50 == 0:
-            log(f"autoencoder step {step}/{STEPS} psnr {psnr_db(squared_sum / 50):.2f} dB", began)
-            squared_sum = 0.0
+        report.add(squared, step)
         checkpoint.tick(step)
-    checkpoint.save(step)
+    if step > checkpoint.loaded_step:
+        checkpoint.save(step)
     return model.eval()
+
+
+def unseen_psnr_db(model: AutoencoderKL, painter: Painter, concepts: int) -> dict[str, float]:
+    """PSNR in dB by style, on the art of unseen concepts, each on a background of the palette."""
+    result: dict[str, float] = {}
+    kept = unseen(concepts)
+    for index, style in enumerate(STYLES):
+        rows = np.stack([np.array([c, NONE, index, c % len(BACKGROUNDS), 0]) for c in kept])
+        pictures = to_model_range(painter.paint_all(rows, SQUARE))
+        errors = decode(model, encode(model, pictures)) - pictures
+        result[style] = round(psnr_db(float(errors.square().mean())), 2)
+    return result
 
 
 def psnr_db(squared_error: float) -> float:
@@ -151,6 +191,12 @@ def decode(model: AutoencoderKL, latents: torch.Tensor) -> torch.Tensor:
     return torch.cat(
         [model.decode(part.to(device)).sample.clamp(-1, 1).cpu() for part in torch.split(latents, 16)]
     )
+
+
+def scaled(model: AutoencoderKL, pictures: torch.Tensor) -> torch.Tensor:
+    """Latents (n, 16, h / 8, w / 8) as the denoiser sees them, of pictures (n, 3, h, w) in [-1, 1]."""
+    shift, factor = float(model.config["shift_factor"]), float(model.config["scaling_factor"])
+    return (encode(model, pictures) - shift) * factor
 
 
 def set_latent_statistics(model: AutoencoderKL, latents: torch.Tensor) -> None:

@@ -1,58 +1,38 @@
-"""Owns the denoiser and its two text encoders: architecture and joint training by flow matching.
+"""Owns the denoiser: architecture, and its training by flow matching, stage by stage, with the text encoders.
+
+The text encoders learn along, held to what they were distilled from, so that their wording stays open.
 
 Source: rectified-flow training with logit-normal times and the joint-attention transformer are those of
 Esser et al., "Scaling Rectified Flow Transformers for High-Resolution Image Synthesis" (2024).
 """
 
 import copy
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import torch
 from diffusers import SD3Transformer2DModel
 from torch import nn
-from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
 
 from models.recipe.autoencoder import LATENT_CHANNELS
+from models.recipe.latents import Pools
 from models.recipe.optimizer import Optimizer
-from models.recipe.tokenizer import PROMPT_TOKENS, VOCABULARY
-from models.recipe.training import Average, Checkpoint, Lanes, falling_lr, log
+from models.recipe.plan import Stage
+from models.recipe.scenes import SQUARE
+from models.recipe.text import TEXT_WIDTHS, Phrasebook, TextEncoders
+from models.recipe.training import Average, Checkpoint, Clock, Lanes, Report, falling_lr
 
 LATENT_SIDE = 16
-# Hidden sizes of the two text encoders; the denoiser reads them side by side.
-TEXT_WIDTHS = (96, 160)
-STEPS = 1600
-# Steps computed in bfloat16, which is faster; the rest, at low learning rates, is float32.
-ROUGH_STEPS = 1450
-BATCH = 48
-HIDDEN_LR, REST_LR = 2e-3, 1e-3
 # Share of captions replaced by the empty prompt, which guidance steers away from.
 EMPTY_SHARE = 0.1
 # Mean and spread of the noise level's logit; above 0 leans towards noise, where the thing is decided.
 LOGIT_MEAN, LOGIT_SPREAD = 0.2, 1.1
-AVERAGE_DECAY = 0.996
-CHECKPOINT_S = 60.0
-
-
-def build_text_encoder(width: int) -> CLIPTextModelWithProjection:
-    """A fresh CLIP text encoder of two layers for 24-token prompts; its projection keeps the width."""
-    return CLIPTextModelWithProjection(
-        CLIPTextConfig(
-            vocab_size=VOCABULARY,
-            hidden_size=width,
-            intermediate_size=4 * width,
-            projection_dim=width,
-            num_hidden_layers=2,
-            num_attention_heads=width // 32,
-            max_position_embeddings=PROMPT_TOKENS,
-            bos_token_id=VOCABULARY - 2,
-            eos_token_id=VOCABULARY - 1,
-            pad_token_id=VOCABULARY - 1,
-        )
-    )
+# Weight of the distance to the teacher's meaning, against the error of the velocity.
+MEANING_WEIGHT = 0.1
+# Steps over which a stage's learning rate rises.
+WARMUP_STEPS = 50
+CHECKPOINT_S = 120.0
 
 
 def build_transformer() -> SD3Transformer2DModel:
@@ -88,31 +68,19 @@ def build_transformer() -> SD3Transformer2DModel:
 class TextToLatent(nn.Module):
     """Both text encoders and the denoiser as one trained module."""
 
-    def __init__(self) -> None:
+    def __init__(self, texts: TextEncoders) -> None:
         super().__init__()
-        self.text_encoder = build_text_encoder(TEXT_WIDTHS[0])
-        self.text_encoder_2 = build_text_encoder(TEXT_WIDTHS[1])
+        self.texts = texts
         self.transformer = build_transformer()
 
     def ends(self) -> list[nn.Parameter]:
         """The matrices that are no hidden layer: embeddings, the first and the last projection."""
-        ends = [self.transformer.pos_embed.proj.weight, self.transformer.proj_out.weight]
-        for encoder in (self.text_encoder, self.text_encoder_2):
-            ends += [part.weight for part in encoder.modules() if isinstance(part, nn.Embedding)]
-        return ends
-
-    def embed(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Token ids (n, 24) to prompt embeddings (n, 24, 256) and pooled embeddings (n, 256).
-
-        As the SD3 pipelines do it: the layer before the last for each token, the projection for the prompt.
-        """
-        outputs = [e(tokens, output_hidden_states=True) for e in (self.text_encoder, self.text_encoder_2)]
-        hidden = torch.cat([output.hidden_states[-2] for output in outputs], dim=-1)
-        return hidden, torch.cat([output.text_embeds for output in outputs], dim=-1)
+        own = [self.transformer.pos_embed.proj.weight, self.transformer.proj_out.weight]
+        return own + self.texts.embeddings()
 
     def forward(self, noisy: torch.Tensor, sigma: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """Velocity (noise minus latents) of noisy latents (n, 16, h, w) at noise levels (n,) in [0, 1]."""
-        hidden, pooled = self.embed(tokens)
+        hidden, pooled = self.texts(tokens)
         (velocity,) = self.transformer(
             hidden_states=noisy,
             encoder_hidden_states=hidden,
@@ -123,83 +91,82 @@ class TextToLatent(nn.Module):
         return velocity  # type: ignore[no-any-return]
 
 
-@dataclass(frozen=True)
-class Lessons:
-    """What the denoiser learns from: scaled latents and tokenized captions."""
-
-    latents: torch.Tensor  # (things, 16, 16, 16)
-    tokens: torch.Tensor  # (all captions, 24)
-    first: torch.Tensor  # (things,): index of a thing's first caption
-    count: torch.Tensor  # (things,): how many captions a thing has
-    empty: torch.Tensor  # (24,): the empty prompt
-
-    def batch(self, size: int, draw: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        """Latents (size, 16, 16, 16) and token ids (size, 24), things drawn uniformly."""
-        things = torch.randint(0, len(self.latents), (size,), generator=draw)
-        which = (torch.rand(size, generator=draw) * self.count[things]).long()
-        tokens = self.tokens[self.first[things] + which].clone()
-        tokens[torch.rand(size, generator=draw) < EMPTY_SHARE] = self.empty
-        return self.latents[things], tokens
-
-
-def tokenize(tokenizer: CLIPTokenizer, texts: Sequence[str]) -> torch.Tensor:
-    """Prompts to padded token ids (n, 24)."""
-    encoded = tokenizer(list(texts), padding="max_length", max_length=PROMPT_TOKENS, truncation=True)
-    return torch.tensor(encoded.input_ids)
-
-
-def lessons_of(latents: torch.Tensor, captions: Sequence[Sequence[str]], tokenizer: CLIPTokenizer) -> Lessons:
-    """Lessons from scaled latents (things, 16, 16, 16) and each thing's captions."""
-    count = torch.tensor([len(texts) for texts in captions])
-    tokens = tokenize(tokenizer, [text for texts in captions for text in texts])
-    return Lessons(latents, tokens, count.cumsum(0) - count, count, tokenize(tokenizer, [""])[0])
-
-
 def loss_of(
     model: TextToLatent,
-    rough: bool,
     noisy: torch.Tensor,
     sigma: torch.Tensor,
     tokens: torch.Tensor,
     velocity: torch.Tensor,
+    phrase: torch.Tensor,
+    ends: torch.Tensor,
+    meaning: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean squared error of the predicted velocity, as loss and as the figure to report (scalars)."""
-    with torch.autocast(noisy.device.type, torch.bfloat16, enabled=rough):
+    """The training loss, and the mean squared error of the predicted velocity to report (scalars)."""
+    with torch.autocast(noisy.device.type, torch.bfloat16):
         predicted = model(noisy, sigma, tokens)
-    loss = (predicted.float() - velocity).square().mean()
-    return loss, loss
+        distance = model.texts.distance(phrase, ends, meaning)
+    error = (predicted.float() - velocity).square().mean()
+    return error + MEANING_WEIGHT * distance, error
 
 
-def train(lessons: Lessons, work: Path, device: torch.device, lanes: Lanes) -> TextToLatent:
-    """Trains denoiser and text encoders together; returns their moving average. Resumes."""
+def train(
+    stages: tuple[Stage, ...],
+    model: TextToLatent,
+    average_decay: float,
+    pools: Pools,
+    book: Phrasebook,
+    empty: torch.Tensor,
+    work: Path,
+    device: torch.device,
+    lanes: Lanes,
+    finished: Callable[[Stage, TextToLatent], None],
+) -> None:
+    """Trains stage after stage and calls ``finished`` with each stage's moving average; resumes.
+
+    ``empty`` are the token ids (24,) of the empty prompt.
+    """
     torch.manual_seed(0)
-    model = TextToLatent().to(device)
-    average = Average(copy.deepcopy(model), AVERAGE_DECAY)
+    model = model.to(device)
+    average = Average(copy.deepcopy(model), average_decay)
     optimizer = Optimizer(list(model.parameters()), model.ends(), lanes.pool, torch.bfloat16)
+    clock = Clock()
     checkpoint = Checkpoint(
-        work / "denoiser.pt", CHECKPOINT_S, model=model, average=average.module, optimizer=optimizer
+        work / "denoiser.pt",
+        CHECKPOINT_S,
+        model=model,
+        average=average.module,
+        optimizer=optimizer,
+        clock=clock,
     )
     step = checkpoint.load(device)
     draw = torch.Generator().manual_seed(step)
-    began, loss_sum = time.perf_counter(), 0.0
-    while step < STEPS:
-        latents, tokens = (part.to(device) for part in lessons.batch(BATCH, draw))
-        sigma = torch.sigmoid(LOGIT_MEAN + LOGIT_SPREAD * torch.randn(BATCH, generator=draw)).to(device)
-        noise = torch.randn(latents.shape, generator=draw).to(device)
-        level = sigma[:, None, None, None]
-        noisy = (1.0 - level) * latents + level * noise
-        losses = partial(loss_of, model, step < ROUGH_STEPS)
-        loss_sum += lanes.step(model, losses, [noisy, sigma, tokens, noise - latents])
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step(
-            falling_lr(step, STEPS, HIDDEN_LR, warmup=50), falling_lr(step, STEPS, REST_LR, warmup=50)
-        )
-        average.update(model, step)
-        step += 1
-        if step % 25 == 0:
-            passes = step * BATCH / len(lessons.latents)
-            log(f"denoiser step {step}/{STEPS} ({passes:.0f} passes) loss {loss_sum / 25:.4f}", began)
-            loss_sum = 0.0
-        checkpoint.tick(step)
-    checkpoint.save(step)
-    return average.module.eval()  # type: ignore[return-value]
+    for index in range(clock.stage, len(stages)):
+        stage = stages[index]
+        report = Report(stage.name, stage.steps, "error {:.4f}".format)
+        while clock.progress(stage.steps, stage.seconds) < 1.0:
+            progress = clock.progress(stage.steps, stage.seconds)
+            size = stage.sizes[int(torch.randint(0, len(stage.sizes), (), generator=draw))]
+            area = size.height_px * size.width_px / (SQUARE.height_px * SQUARE.width_px)
+            count = max(2, round(stage.batch / area) // 2 * 2)
+            latents, tokens = pools.batch(size, stage.shares, count, draw)
+            count = len(latents)
+            tokens[(torch.rand(count, generator=draw) < EMPTY_SHARE).to(device)] = empty
+            sigma = torch.sigmoid(LOGIT_MEAN + LOGIT_SPREAD * torch.randn(count, generator=draw)).to(device)
+            noise = torch.randn(latents.shape, generator=draw).to(device)
+            level = sigma[:, None, None, None]
+            noisy = (1.0 - level) * latents + level * noise
+            batch = [noisy, sigma, tokens, noise - latents, *book.batch(count, draw)]
+            error = lanes.step(model, partial(loss_of, model), batch)
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            warmth = (clock.steps + 1) / WARMUP_STEPS
+            optimizer.step(
+                falling_lr(progress, stage.hidden_lr, warmth), falling_lr(progress, stage.rest_lr, warmth)
+            )
+            average.update(model, step)
+            step += 1
+            clock.tick()
+            report.add(error, clock.steps)
+            checkpoint.tick(step)
+        finished(stage, average.module)  # type: ignore[arg-type]
+        clock.next_stage()
+        checkpoint.save(step)

@@ -1,5 +1,6 @@
 """Owns the published folder: bf16 weights, configurations and tokenizers in the diffusers layout."""
 
+import copy
 import json
 import os
 import shutil
@@ -30,21 +31,19 @@ _INDEX = {
 
 
 def export(model: TextToLatent, vae: AutoencoderKL, tokenizer: CLIPTokenizer, folder: Path) -> None:
-    """Writes the pipeline folder beside its place, then renames; keeps the texts and pictures already there.
-
-    Rounds ``model`` and ``vae`` to bfloat16 in place.
-    """
+    """Writes the pipeline folder beside its place, then renames; keeps the texts and pictures there."""
     fresh = folder.with_name(folder.name + ".new")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
     parts = {
-        "text_encoder": model.text_encoder,
-        "text_encoder_2": model.text_encoder_2,
+        "text_encoder": model.texts.text_encoder,
+        "text_encoder_2": model.texts.text_encoder_2,
         "transformer": model.transformer,
         "vae": vae,
     }
     for name, part in parts.items():
-        part.to(torch.bfloat16).to(memory_format=torch.contiguous_format).save_pretrained(fresh / name)
+        rounded = copy.deepcopy(part).cpu().to(torch.bfloat16)
+        rounded.to(memory_format=torch.contiguous_format).save_pretrained(fresh / name)
     for name in ("tokenizer", "tokenizer_2"):
         tokenizer.save_pretrained(fresh / name)
     FlowMatchEulerDiscreteScheduler(shift=SCHEDULE_SHIFT).save_pretrained(fresh / "scheduler")

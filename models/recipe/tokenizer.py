@@ -10,10 +10,21 @@ from collections.abc import Iterable
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTokenizer
 
-VOCABULARY = 1280
+from models.recipe.art import STYLES
+from models.recipe.captions import WORDINGS, Captioner, on_background
+from models.recipe.scenes import BACKGROUNDS
+
+VOCABULARY = 2560
 PROMPT_TOKENS = 24
 START, END = "<|startoftext|>", "<|endoftext|>"
 _WORD_END = "</w>"
+
+
+def corpus(captioner: Captioner, concepts: int, phrases: Iterable[str]) -> list[str]:
+    """What the vocabulary is learned from: names and the words of captions often, all phrases once."""
+    names = [name for concept in range(concepts) for name in captioner.names_of(concept)]
+    said = [*STYLES, *(on_background(colour) for colour in BACKGROUNDS), *WORDINGS]
+    return [*names * 20, *said * 500, *phrases]
 
 
 def learn_merges(texts: Iterable[str], count: int) -> list[tuple[str, str]]:

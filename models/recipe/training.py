@@ -12,11 +12,6 @@ import torch
 from torch import nn
 
 
-def log(message: str, began_s: float) -> None:
-    """Prints one line of progress with the seconds since ``began_s`` of ``time.perf_counter()``."""
-    print(f"[{time.perf_counter() - began_s:7.1f} s] {message}", flush=True)
-
-
 def cosine_lr(step: int, steps: int, peak: float, warmup: int) -> float:
     """Learning rate of a step: a linear rise over ``warmup`` steps, then half a cosine to a hundredth."""
     if step < warmup:
@@ -25,10 +20,12 @@ def cosine_lr(step: int, steps: int, peak: float, warmup: int) -> float:
     return peak * (0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress))))
 
 
-def falling_lr(step: int, steps: int, peak: float, warmup: int) -> float:
-    """Learning rate of a step: a linear rise, level until 70 % of the steps, then straight down to 0."""
-    left = (steps - step) / (0.3 * steps)
-    return peak * min((step + 1) / warmup, 1.0, left)
+def falling_lr(progress: float, peak: float, warmth: float = 1.0) -> float:
+    """Learning rate at a progress in [0, 1]: level until 0.7, then straight down to 0.
+
+    ``warmth`` rises from 0 over the first steps and holds the rate back until it is 1.
+    """
+    return peak * max(0.0, min(warmth, 1.0, (1.0 - progress) / 0.3))
 
 
 class Lanes:
@@ -69,6 +66,58 @@ class Lanes:
         return sum(figure for _, figure in results) / len(results)
 
 
+class Report:
+    """Prints the mean of a figure over every 50 steps, put in ``words``."""
+
+    PERIOD = 50
+
+    def __init__(self, name: str, steps: int, words: Callable[[float], str]) -> None:
+        self._name, self._steps, self._words = name, steps, words
+        self._began_s = time.perf_counter()
+        self._figures: list[float] = []
+
+    def add(self, figure: float, step: int) -> None:
+        """Takes the figure of a step."""
+        self._figures.append(figure)
+        if step % self.PERIOD == 0:
+            mean = sum(self._figures) / len(self._figures)
+            took_s = time.perf_counter() - self._began_s
+            print(f"[{took_s:7.1f} s] {self._name} {step}/{self._steps}: {self._words(mean)}", flush=True)
+            self._figures.clear()
+
+
+class Clock:
+    """Which stage is being trained, for how many steps and seconds already, over all resumptions."""
+
+    def __init__(self) -> None:
+        self.stage, self.steps, self.seconds = 0, 0, 0.0
+        self._seen_s = time.perf_counter()
+
+    def progress(self, steps: int, seconds: float) -> float:
+        """How much of a stage of so many steps, or seconds if those are over sooner, has passed."""
+        return max(self.steps / steps, self.seconds / seconds)
+
+    def tick(self) -> None:
+        """Counts a step and the time since the last one."""
+        now_s = time.perf_counter()
+        self.steps += 1
+        self.seconds += now_s - self._seen_s
+        self._seen_s = now_s
+
+    def next_stage(self) -> None:
+        """Begins the next stage."""
+        self.stage, self.steps, self.seconds = self.stage + 1, 0, 0.0
+        self._seen_s = time.perf_counter()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The three counts."""
+        return {"stage": self.stage, "steps": self.steps, "seconds": self.seconds}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores what ``state_dict`` gave."""
+        self.stage, self.steps, self.seconds = state["stage"], state["steps"], state["seconds"]
+
+
 class Average:
     """Exponential moving average of a module's parameters, as a module of the same class."""
 
@@ -92,6 +141,7 @@ class Checkpoint:
         self.period_s = period_s
         self.parts = parts
         self.saved_s = time.perf_counter()
+        self.loaded_step = 0
 
     def load(self, device: torch.device) -> int:
         """Restores the parts from the file if there is one; returns the step it was written at, else 0."""
@@ -100,7 +150,8 @@ class Checkpoint:
         state = torch.load(self.path, map_location=device, weights_only=True)
         for name, part in self.parts.items():
             part.load_state_dict(state[name])
-        return int(state["step"])
+        self.loaded_step = int(state["step"])
+        return self.loaded_step
 
     def save(self, step: int) -> None:
         """Writes the parts and the step beside the file, then renames."""
