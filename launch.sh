@@ -564,9 +564,14 @@ run_tests() {
 }
 
 run_models() {
+  local index
   [[ -n $given_python ]] || use_venv bench
   ((${#rest[@]})) || rest=(list)
-  [[ ${rest[0]} != check ]] || exec "$python" -m worker.check "${rest[@]:1}"
+  for index in "${!rest[@]}"; do
+    [[ ${rest[index]} == check ]] || continue
+    unset "rest[index]"
+    exec "$python" -m worker.check "${rest[@]}"
+  done
   exec "$python" -m pipelines "${rest[@]}"
 }
 

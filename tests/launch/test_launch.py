@@ -164,6 +164,8 @@ def test_models_check_starts_a_worker_of_its_own(checkout: Checkout) -> None:
     answer = told(checkout.launch("models", *HERE, "check", "mine", "--catalogue", "x.toml"))
     assert answer["program"] == "worker.check"
     assert answer["arguments"] == ["mine", "--catalogue", "x.toml"]
+    answer = told(checkout.launch("models", "--catalogue", "x.toml", "check", "mine", *HERE))
+    assert answer["arguments"] == ["--catalogue", "x.toml", "mine"]
 
 
 def test_any_current_directory_and_a_symlink(checkout: Checkout, tmp_path: Path) -> None:

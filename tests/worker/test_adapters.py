@@ -333,6 +333,18 @@ def test_an_evicted_denoiser_takes_its_adapters_along(tiny: Adapted) -> None:
     assert len(_peft_names(resident)) == 1
 
 
+def test_of_two_denoisers_the_keys_say_which(tiny: Adapted) -> None:
+    """As in Wan 2.2, whose two networks share a loop. A file without names could be about either."""
+    denoisers = {name: fresh_denoiser(tiny.case.model)[1] for name in ("transformer", "transformer_2")}
+    cache = AdapterCache()
+    with cache.put_on(denoisers, tiny.first):
+        assert hasattr(denoisers["transformer"], "peft_config")
+        assert not hasattr(denoisers["transformer_2"], "peft_config")
+    refused = pytest.raises(AdapterRefused, match="one of transformer, transformer_2")
+    with refused, cache.put_on(denoisers, tiny.second):
+        pass
+
+
 def test_a_replaced_file_is_another_adapter(tiny: Adapted, tmp_path: Path) -> None:
     adapter = make_lora(tiny.case.model, tmp_path, "replaced", seed=20)
     before = _latents(tiny.case.whole, tiny.on(adapter))
