@@ -90,9 +90,13 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class Turn:
-    """One way, run once. `pictures` are files by number; `n_shared`: how many shared a call."""
+    """One way, run once. `pictures` are files by number; `n_shared`: how many shared a call.
+
+    `cpu_s`: processor time of this process, which neighbours on the host change less than what passed.
+    """
 
     seconds: float
+    cpu_s: float
     pictures: list[bytes]
     n_shared: int
 
@@ -117,16 +121,16 @@ def measure(plan: Plan, driver: DeviceDriver, say: Callable[[str], None]) -> lis
 
 def run(plan: Plan, driver: DeviceDriver, way: Way) -> Turn:
     """All pictures in one way. Raises `DeviceFailed`."""
-    started_s = time.monotonic()
+    started_s, started_cpu_s = time.monotonic(), time.process_time()
     done = _join_one_by_one(plan, driver, way.size) if way.joins else _in_groups(plan, driver, way.size)
-    seconds = time.monotonic() - started_s
+    seconds, cpu_s = time.monotonic() - started_s, time.process_time() - started_cpu_s
     pictures = []
     for task in plan.tasks():
         output = done[task.task_id].output
         pictures.append(driver.store.get(output))
         driver.store.free(output)
     n_shared = sum(message.exactness is Exactness.NUMERIC for message in done.values())
-    return Turn(seconds=seconds, pictures=pictures, n_shared=n_shared)
+    return Turn(seconds=seconds, cpu_s=cpu_s, pictures=pictures, n_shared=n_shared)
 
 
 def _in_groups(plan: Plan, driver: DeviceDriver, size: int) -> dict[str, TaskDone]:
@@ -227,6 +231,7 @@ def report(plan: Plan, repeats: Sequence[dict[Way, Turn]]) -> dict[str, Any]:
                 "joins": way.joins,
                 "throughput": percentiles(rates[way], 20, 50, 80),
                 "ratio": percentiles(ratios[way], 20, 50, 80),
+                "cpu_s": percentiles([turns[way].cpu_s / plan.n_pictures for turns in repeats], 20, 50, 80),
                 "same_bytes": n_equal[way],
                 "shared": sum(turns[way].n_shared for turns in repeats),
                 "raw": {"pictures_per_s": rates[way], "ratio": ratios[way]},

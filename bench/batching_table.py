@@ -22,12 +22,24 @@ def batching(result: dict[str, Any]) -> str:
         f" {best['ratio']['p80']:.2f}).",
         "",
         *table(
-            ("", "pictures/s p20", "p50", "p80", "of one by one p20", "p50", "p80", "shared", "same bytes"),
+            (
+                "",
+                "pictures/s p20",
+                "p50",
+                "p80",
+                "of one by one p20",
+                "p50",
+                "p80",
+                "CPU s each p50",
+                "shared",
+                "same bytes",
+            ),
             (
                 (
                     way["name"],
                     *(f"{way['throughput'][p]:.3f}" for p in _SPREAD),
                     *(f"{way['ratio'][p]:.2f}" for p in _SPREAD),
+                    f"{way['cpu_s']['p50']:.3f}",
                     f"{way['shared']} of {n_made}",
                     f"{way['same_bytes']} of {n_made}",
                 )
@@ -66,5 +78,9 @@ def batching(result: dict[str, Any]) -> str:
     return "\n".join([*lines, ""])
 
 
+_HEADERS = (
+    *("", "pictures/s p20", "p50", "p80", "of one by one p20", "p50", "p80"),
+    *("CPU s each p50", "shared", "same bytes"),
+)
 _SPREAD = ("p20", "p50", "p80")
 _WAYS = ("lockstep", "joining")

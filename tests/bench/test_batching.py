@@ -67,8 +67,8 @@ def _png(level: int) -> bytes:
 
 def test_other_pictures_are_refused() -> None:
     way = Way(size=2)
-    alone = Turn(seconds=1.0, pictures=[_png(10)] * 2, n_shared=0)
-    near = Turn(seconds=1.0, pictures=[_png(11)] * 2, n_shared=2)
+    alone = Turn(seconds=1.0, cpu_s=1.0, pictures=[_png(10)] * 2, n_shared=0)
+    near = Turn(seconds=1.0, cpu_s=1.0, pictures=[_png(11)] * 2, n_shared=2)
     far = dataclasses.replace(near, pictures=[_png(10), _png(20)])
     batching.compare({ALONE: alone, way: near})
     with pytest.raises(Refused, match="picture 1 is 10 levels"):
