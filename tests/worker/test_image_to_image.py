@@ -6,24 +6,24 @@ import msgspec
 import pytest
 
 from pipelines.errors import FieldRefused
-from pipelines.families import check_fields
+from pipelines.families import FAMILIES, check_fields
 from tests.families.cases import SOURCE, Case, equal, made_split, made_whole
 from wire.generation import Generation
 
 
-def from_picture(case: Case) -> Generation:
+FROM_PICTURE = [name for name in TINY if "image" in FAMILIES[name].workflows]
+
+each_family = pytest.mark.parametrize("case", FROM_PICTURE, indirect=True)
+
+
+@pytest.fixture
+def started(case: Case) -> Generation:
     """The case's generation, from a picture."""
     strength = 0.6 if case.model.family_table.workflows["image"].takes_strength else None
     return msgspec.structs.replace(case.generation, image=SOURCE, strength=strength)
 
 
-@pytest.fixture
-def started(case: Case) -> Generation:
-    if "image" not in case.model.family_table.workflows:
-        pytest.skip("the family starts from text only")
-    return from_picture(case)
-
-
+@each_family
 @pytest.mark.parametrize("pause_at", [(), (0,), (1,), (1, 2)])
 def test_split_and_paused_equal_whole(case: Case, started: Generation, pause_at: tuple[int, ...]) -> None:
     latents, raw = made_whole(case, started)
@@ -33,6 +33,7 @@ def test_split_and_paused_equal_whole(case: Case, started: Generation, pause_at:
     assert equal(made_split(case, started, pause_at=pause_at), (latents, raw))
 
 
+@each_family
 def test_the_picture_and_the_seed_matter(case: Case, started: Generation) -> None:
     expected = made_whole(case, started)
     other = msgspec.structs.replace(started, image=msgspec.structs.replace(SOURCE, name="another"))
@@ -42,6 +43,7 @@ def test_the_picture_and_the_seed_matter(case: Case, started: Generation) -> Non
     assert not equal(made_whole(case, text), expected)
 
 
+@each_family
 def test_strength_matters_or_is_refused(case: Case, started: Generation) -> None:
     family = case.model.family_table
 
@@ -65,6 +67,7 @@ def test_strength_matters_or_is_refused(case: Case, started: Generation) -> None
         assert refused.value.field == "strength"
 
 
+@each_family
 def test_a_lost_field_is_noticed(case: Case, started: Generation) -> None:
     """The latents of the picture, dropped on the way, give another picture or none."""
     expected = made_whole(case, started)
