@@ -14,7 +14,7 @@ from models.recipe.art import STYLES
 from models.recipe.captions import WORDINGS, Captioner, on_background
 from models.recipe.scenes import BACKGROUNDS
 
-VOCABULARY = 2560
+VOCABULARY = 3584
 PROMPT_TOKENS = 24
 START, END = "<|startoftext|>", "<|endoftext|>"
 _WORD_END = "</w>"
@@ -24,7 +24,7 @@ def corpus(captioner: Captioner, concepts: int, phrases: Iterable[str]) -> list[
     """What the vocabulary is learned from: names and the words of captions often, all phrases once."""
     names = [name for concept in range(concepts) for name in captioner.names_of(concept)]
     said = [*STYLES, *(on_background(colour) for colour in BACKGROUNDS), *WORDINGS]
-    return [*names * 20, *said * 500, *phrases]
+    return [*names * 30, *said * 500, *phrases]
 
 
 def learn_merges(texts: Iterable[str], count: int) -> list[tuple[str, str]]:
