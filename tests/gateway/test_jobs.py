@@ -268,7 +268,7 @@ def test_every_accepted_request_ends_in_exactly_one_outcome(
         if move == "stage" and job.state in (State.QUEUED, State.READY, State.DECODE_READY):
             owned.add(f"h{number}")
             freed(run_stage(job, now_s, f"h{number}"))
-            if job.state is State.FINISHING:
+            if not job.pending:
                 freed(job.forget_all())
                 book.delivered(job, b"", now_s)
         elif move == "start" and job.state in (State.QUEUED, State.READY, State.DECODE_READY):
