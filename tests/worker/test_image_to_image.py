@@ -8,8 +8,8 @@ import pytest
 from pipelines.errors import FieldRefused
 from pipelines.families import FAMILIES, check_fields
 from tests.families.cases import SOURCE, Case, equal, made_split, made_whole
+from tests.families.tiny import TINY
 from wire.generation import Generation
-
 
 FROM_PICTURE = [name for name in TINY if "image" in FAMILIES[name].workflows]
 
