@@ -24,14 +24,20 @@ Result = TypeVar("Result")
 
 
 def timed(name: str, work: Path, stage: Callable[[], Result]) -> Result:
-    """Runs a stage and adds its seconds to ``seconds.json`` of the work folder, over all resumptions."""
-    path = work / "seconds.json"
+    """Runs a stage and adds its seconds to those of earlier runs that finished it, in ``seconds.json``."""
     began = time.perf_counter()
     result = stage()
-    seconds = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    seconds[name] = round(seconds.get(name, 0.0) + time.perf_counter() - began, 1)
-    path.write_text(json.dumps(seconds, indent=2) + "\n", encoding="utf-8")
+    spent(name, work, time.perf_counter() - began)
     return result
+
+
+def spent(name: str, work: Path, more_s: float) -> dict[str, float]:
+    """Adds seconds to a stage's in ``seconds.json`` of the work folder; returns those of all stages."""
+    path = work / "seconds.json"
+    seconds: dict[str, float] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    seconds[name] = round(seconds.get(name, 0.0) + more_s, 1)
+    path.write_text(json.dumps(seconds, indent=2) + "\n", encoding="utf-8")
+    return seconds
 
 
 def described(device: torch.device, lanes: Lanes) -> str:
@@ -97,7 +103,7 @@ def run(work: Path, out: Path, start: Path | None, device: torch.device, lanes: 
 
     pools = latents.Pools(vae, painter, captioner, vocabulary, concepts, chosen, work, device)
 
-    def finished(stage: plan.Stage, model: denoiser.TextToLatent) -> None:
+    def finished(stage: plan.Stage, model: denoiser.TextToLatent, seconds: float) -> None:
         """Publishes and scores a stage; the last one goes to ``out``."""
         place = out if stage is chosen.stages[-1] else work / "stages" / stage.name.replace(" ", "-")
         folder = place / "triptych-emoji"
@@ -110,7 +116,7 @@ def run(work: Path, out: Path, start: Path | None, device: torch.device, lanes: 
             "stage": stage.name,
             "commit": commit(),
             "device": described(device, lanes),
-            "seconds": json.loads((work / "seconds.json").read_text(encoding="utf-8")),
+            "seconds": spent(stage.name, work, seconds),
         }
         print(stage.name, score.score(folder, taught, place, device, about), flush=True)
 
@@ -118,13 +124,7 @@ def run(work: Path, out: Path, start: Path | None, device: torch.device, lanes: 
     stages = chosen.stages[: wanted.index(until) + 1] if until in wanted else chosen.stages
     model = denoiser.TextToLatent(texts)
     empty = latents.tokenize(vocabulary, [""])[0].to(device)
-    timed(
-        "denoiser",
-        work,
-        lambda: denoiser.train(
-            stages, model, chosen.average_decay, pools, book, empty, work, device, lanes, finished
-        ),
-    )
+    denoiser.train(stages, model, chosen.average_decay, pools, book, empty, work, device, lanes, finished)
 
 
 def main() -> None:
@@ -147,6 +147,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)  # lanes take the other cores
     device = torch.device(options.device)
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     lanes = Lanes(options.threads if device.type == "cpu" else 1)
     run(options.work, options.out, options.autoencoder, device, lanes, options.until)
 

@@ -159,15 +159,17 @@ def train(
 
 
 def unseen_psnr_db(model: AutoencoderKL, painter: Painter, concepts: int) -> dict[str, float]:
-    """PSNR in dB by style, on the art of unseen concepts, each on a background of the palette."""
+    """PSNR in dB on the art of unseen concepts, each on a background of the palette: all, and by style."""
     result: dict[str, float] = {}
-    kept = unseen(concepts)
+    kept, squared = unseen(concepts), 0.0
     for index, style in enumerate(STYLES):
         rows = np.stack([np.array([c, NONE, index, c % len(BACKGROUNDS), 0]) for c in kept])
         pictures = to_model_range(painter.paint_all(rows, SQUARE))
         errors = decode(model, encode(model, pictures)) - pictures
-        result[style] = round(psnr_db(float(errors.square().mean())), 2)
-    return result
+        error = float(errors.square().mean())
+        squared += error / len(STYLES)
+        result[style] = round(psnr_db(error), 2)
+    return {"all": round(psnr_db(squared), 2), **result}
 
 
 def psnr_db(squared_error: float) -> float:

@@ -119,9 +119,9 @@ def train(
     work: Path,
     device: torch.device,
     lanes: Lanes,
-    finished: Callable[[Stage, TextToLatent], None],
+    finished: Callable[[Stage, TextToLatent, float], None],
 ) -> None:
-    """Trains stage after stage and calls ``finished`` with each stage's moving average; resumes.
+    """Trains stage after stage and calls ``finished`` with its moving average and its seconds; resumes.
 
     ``empty`` are the token ids (24,) of the empty prompt.
     """
@@ -140,6 +140,7 @@ def train(
     )
     step = checkpoint.load(device)
     draw = torch.Generator().manual_seed(step)
+    noises = torch.Generator(device).manual_seed(step)
     for index in range(clock.stage, len(stages)):
         stage = stages[index]
         report = Report(stage.name, stage.steps, "error {:.4f}".format)
@@ -152,7 +153,7 @@ def train(
             count = len(latents)
             tokens[(torch.rand(count, generator=draw) < EMPTY_SHARE).to(device)] = empty
             sigma = torch.sigmoid(LOGIT_MEAN + LOGIT_SPREAD * torch.randn(count, generator=draw)).to(device)
-            noise = torch.randn(latents.shape, generator=draw).to(device)
+            noise = torch.randn(latents.shape, generator=noises, device=device)
             level = sigma[:, None, None, None]
             noisy = (1.0 - level) * latents + level * noise
             batch = [noisy, sigma, tokens, noise - latents, *book.batch(count, draw)]
@@ -167,6 +168,6 @@ def train(
             clock.tick()
             report.add(error, clock.steps)
             checkpoint.tick(step)
-        finished(stage, average.module)  # type: ignore[arg-type]
+        finished(stage, average.module, clock.seconds)  # type: ignore[arg-type]
         clock.next_stage()
         checkpoint.save(step)

@@ -89,6 +89,8 @@ class Report:
 class Clock:
     """Which stage is being trained, for how many steps and seconds already, over all resumptions."""
 
+    LONGEST_STEP_S = 30.0
+
     def __init__(self) -> None:
         self.stage, self.steps, self.seconds = 0, 0, 0.0
         self._seen_s = time.perf_counter()
@@ -98,10 +100,10 @@ class Clock:
         return max(self.steps / steps, self.seconds / seconds)
 
     def tick(self) -> None:
-        """Counts a step and the time since the last one."""
+        """Counts a step and the time since the last one; a longer gap than any step's is a pause."""
         now_s = time.perf_counter()
         self.steps += 1
-        self.seconds += now_s - self._seen_s
+        self.seconds += min(now_s - self._seen_s, self.LONGEST_STEP_S)
         self._seen_s = now_s
 
     def next_stage(self) -> None:
