@@ -94,7 +94,8 @@ def spread(count: int, wanted: int) -> list[int]:
 
 def thumbnails(references: np.ndarray) -> Image.Image:
     """The references (n, 128, 128, 3) at ``REFERENCE_PX``, in rows of 16: what the test compares with."""
-    return sheet((shrunk(references, REFERENCE_PX) * 255.0).round().astype(np.uint8), 16)
+    small = sheet((shrunk(references, REFERENCE_PX) * 255.0).round().astype(np.uint8), 16)
+    return small.quantize(256, dither=Image.Dither.NONE)
 
 
 def border_rgb(picture: np.ndarray) -> np.ndarray:
