@@ -41,7 +41,7 @@ class Pause:
     """One pause. `late_steps`: boundaries reached after it was asked for, the one at which it left included.
 
     `asked_ms`: from asking to the message that it left; `save_ms`: from the boundary to that message;
-    `resume_ms`: from the continuing task's submission to its first boundary, less `step_ms`, one step.
+    `resume_ms`: from the continuing task's submission to its first boundary, one step (`step_ms`) included.
     """
 
     late_steps: int
@@ -113,7 +113,7 @@ def _pause(driver: DeviceDriver, loop: RunTask, draw: random.Random, whole: byte
         late_steps=passed,
         asked_ms=1000 * (left_s - asked_s),
         save_ms=1000 * (left_s - boundaries[-1].done_at_s),
-        resume_ms=1000 * (first.done_at_s - resumed_s) - 1000 * step_s,
+        resume_ms=1000 * (first.done_at_s - resumed_s),
         step_ms=1000 * step_s,
         n_bytes=n_bytes,
         same=same,
