@@ -34,8 +34,8 @@ def checkpoints(result: dict[str, Any]) -> str:
         "",
         "*Save*: from the boundary to the message that names the checkpoint in the store. *Resume*: from the"
         " continuing task's submission to its first boundary; it holds reading the handoff and the"
-        " checkpoint, the stage's preparation before its loop, and one step. Tiny random models of each family, and"
-        f" the embedded model; {result['n']} pauses each, seed {result['seed']}.",
+        " checkpoint, the stage's preparation before its loop, and one step. Tiny random models of each"
+        f" family, and the embedded model; {result['n']} pauses each, seed {result['seed']}.",
         "",
         host_line(result),
     ]
