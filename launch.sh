@@ -12,7 +12,7 @@
 set -u -o pipefail
 
 readonly EXIT_USAGE=2 EXIT_PYTHON=10 EXIT_VENV=11 EXIT_NETWORK=12 EXIT_DISK=13 EXIT_INSTALL=14 \
-  EXIT_PACKAGES=15 EXIT_ADDRESS=16 EXIT_GPU=17 EXIT_MODEL=18 EXIT_KERNELS=19
+  EXIT_PACKAGES=15 EXIT_ADDRESS=16 EXIT_GPU=17 EXIT_MODEL=18 EXIT_KERNELS=19 EXIT_CHECK=20
 
 say() { printf 'launch.sh: %s\n' "$*" >&2; }
 
@@ -36,7 +36,8 @@ Usage: ./launch.sh COMMAND [flags]
 
 Exit codes: 2 wrong usage, 10 no suitable Python, 11 Python without venv, 12 no package index reached,
 13 disk full, 14 install failed, 15 packages missing (--python), 16 cannot listen on host and port,
-17 no such GPU, 18 unknown model, 19 the environment holds the distribution "kernels";
+17 no such GPU, 18 unknown model, 19 the environment holds the distribution "kernels", 20 the model
+failed its check (--check);
 anything else comes from the program started.
 TEXT
 }
@@ -65,6 +66,8 @@ Starts the server: one gateway, one worker process for each device. Ctrl-C or SI
 
   --host H       address to listen on (default: 127.0.0.1)
   --port P       port to listen on (default: 8000)
+  --check        first run the model in pieces and resumed against the whole, as `models check` does,
+                 and do not serve it if a bit differs
 TEXT
   help_workers
   help_python
@@ -157,6 +160,13 @@ parse_arguments() {
       --)
         rest+=("${@:2}")
         break
+        ;;
+      --check)
+        if [[ $command == serve ]]; then
+          check_first=1
+          shift
+          continue
+        fi
         ;;
     esac
     flag=${1%%=*}
@@ -499,9 +509,10 @@ choose_workers() {
   say "no GPU found: $cpu_workers CPU $( ((cpu_workers == 1)) && printf worker || printf workers) (--cpu chooses)"
 }
 
+# Leaves the further catalogues of the command line, which hold models that the built-in one does not, in
+# `catalogues`.
 check_model() {
-  local names catalogues=() index
-  # further catalogues on the command line hold models that the built-in one does not
+  local names index
   for ((index = 0; index < ${#rest[@]}; index++)); do
     case ${rest[index]} in
       --catalogue) catalogues+=(--catalogue "${rest[index + 1]-}") ;;
@@ -541,6 +552,10 @@ run_server_command() {
   else
     printf -v list '%s,' "${gpus[@]}"
     workers=(--gpus "${list%,}")
+  fi
+  if ((check_first)); then
+    "$python" -m worker.check "$model" "${catalogues[@]}" ||
+      die "$EXIT_CHECK" "the model '$model' failed its check and is not served"
   fi
   if [[ $command == serve ]]; then
     exec "$python" -m gateway --host "$host" --port "$port" --model "$model" "${workers[@]}" "${rest[@]}"
@@ -582,6 +597,7 @@ main() {
   venv=$root/.venv
   python='' base_python='' output=''
   given_python='' host=127.0.0.1 port=8000 cpu_workers=0 model=triptych-emoji gpus=() rest=()
+  catalogues=() check_first=0
   (($#)) || set -- --help
   command=$1
   shift

@@ -168,6 +168,23 @@ def test_models_check_starts_a_worker_of_its_own(checkout: Checkout) -> None:
     assert answer["arguments"] == ["--catalogue", "x.toml", "mine"]
 
 
+def test_serve_checks_the_model_first_if_asked(checkout: Checkout) -> None:
+    run = checkout.launch("serve", *HERE, "--check", "--cpu", "2", "--catalogue", "x.toml")
+    check, gateway = (json.loads(line) for line in run.stdout.splitlines() if line.startswith("{"))
+    assert check["program"] == "worker.check"
+    assert check["arguments"] == ["triptych-emoji", "--catalogue", "x.toml"]
+    assert gateway["program"] == "gateway.__main__"
+    assert "--check" not in gateway["arguments"]
+
+
+def test_a_model_that_fails_its_check_is_not_served(checkout: Checkout) -> None:
+    (checkout.root / "worker" / "check.py").write_text("print('text, split differs'); raise SystemExit(1)")
+    run = checkout.launch("serve", *HERE, "--check", "--cpu", "2")
+    assert run.returncode == 20
+    assert "'triptych-emoji' failed its check" in run.stderr
+    assert "gateway" not in run.stdout
+
+
 def test_any_current_directory_and_a_symlink(checkout: Checkout, tmp_path: Path) -> None:
     elsewhere = tmp_path / "some where"
     # a package of the same name in the current directory is not taken for ours
