@@ -21,6 +21,7 @@ from worker.checkpoint import Checkpoint
 from worker.loop_tap import Capture
 from worker.packing import Payload, pack, unpack
 from worker.resident import ResidentModel
+from worker.schedulers import scheduler_of
 from worker.stages import StageRun
 from worker.task_pipeline import run_whole
 
@@ -191,6 +192,18 @@ def _skipping(run: StageRun, step: int) -> None:
         return (sample, *moved[1:]) if next(calls) == step else moved
 
     scheduler.step = skip
+
+
+@contextmanager
+def sampled(case: Case, sampler: str | None) -> Iterator[None]:
+    """The case's models as if the catalogue named `sampler`; None leaves them as they are."""
+    residents = [case.whole, *case.alone.values()]
+    own = [resident.pipe.scheduler for resident in residents]
+    for resident, scheduler in zip(residents, own, strict=True):
+        resident.pipe.scheduler = scheduler_of(scheduler, sampler)
+    yield
+    for resident, scheduler in zip(residents, own, strict=True):
+        resident.pipe.scheduler = scheduler
 
 
 def equal(ours: Made, theirs: Made) -> bool:

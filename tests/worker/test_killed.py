@@ -10,17 +10,18 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 import torch
 
 from pipelines.catalogue import to_entry
-from tests.families.cases import Case, made_whole
+from tests.families.cases import Case, made_whole, sampled
 from tests.worker.forking_worker import Order
 from wire.handle import Handle
 from wire.handoff import HandoffStore
-from wire.to_gateway import CheckpointSaved, StageDone, TaskDone, TaskFailed, ToGateway
+from wire.to_gateway import CheckpointSaved, StageDone, StepDone, TaskDone, TaskFailed, ToGateway
 from wire.to_worker import LoadStages, RunTask
 from worker.device import DeviceLoop
 from worker.packing import unpack
@@ -69,9 +70,21 @@ def _killed_at(forking: subprocess.Popen[bytes], order: Order) -> tuple[Handle, 
 
 
 def test_another_process_goes_on(case: Case, forking: subprocess.Popen[bytes], tmp_path: Path) -> None:
+    """With the model's own sampler and every other one of its family."""
+    for sampler in (None, *case.model.family_table.samplers):
+        model = msgspec.structs.replace(case.model, sampler=sampler)
+        with sampled(case, sampler):
+            expected = made_whole(case, case.generation)[0]
+        latents = _killed_and_continued(case, to_entry(model), forking, tmp_path)
+        assert torch.equal(latents, expected), sampler
+
+
+def _killed_and_continued(
+    case: Case, entry: dict[str, Any], forking: subprocess.Popen[bytes], folder: Path
+) -> torch.Tensor:
+    """Latents behind a loop of which another process made the first two steps, and was killed."""
     encoders, loop_stage = case.stages(case.generation)[:-2], case.loop_stage
     assert case.stages(case.generation)[-2] == loop_stage
-    entry = to_entry(case.model)
     task = RunTask(
         task_id="first",
         job_id="job",
@@ -82,11 +95,11 @@ def test_another_process_goes_on(case: Case, forking: subprocess.Popen[bytes], t
         checkpoint_every=1,
     )
     kept, checkpoint = _killed_at(
-        forking, Order(entry=entry, stages=task.stages, task=task, folder=str(tmp_path), hang_at=2)
+        forking, Order(entry=entry, stages=task.stages, task=task, folder=str(folder), hang_at=2)
     )
 
     said: queue.Queue[ToGateway] = queue.Queue()
-    store = HandoffStore(tmp_path, node="here", capacity_bytes=100_000_000)
+    store = HandoffStore(folder, node="here", capacity_bytes=100_000_000)
     device_loop = DeviceLoop(torch.device("cpu"), store, said.put)
     device_loop.submit(LoadStages(model="tested", entry=entry, stages=(loop_stage,)))
     again = RunTask(
@@ -103,11 +116,12 @@ def test_another_process_goes_on(case: Case, forking: subprocess.Popen[bytes], t
     thread.start()
     steps = []
     while not isinstance(message := said.get(timeout=60), TaskDone | TaskFailed):
-        steps.append(getattr(message, "step", None))
+        if isinstance(message, StepDone):
+            steps.append(message.step)
     device_loop.stop()
     thread.join()
     assert isinstance(message, TaskDone), message
-    # steps 1 and 2 were not done again
-    assert [step for step in steps if step is not None] == [3, 4]
-    latents = unpack(store.get(message.output)).values["latents"]
-    assert torch.equal(latents, made_whole(case, case.generation)[0])
+    # steps 1 and 2 were not made again
+    assert steps == [3, 4]
+    latents: torch.Tensor = unpack(store.get(message.output)).values["latents"]
+    return latents

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,7 @@ from pipelines.derive import derive
 from pipelines.errors import CatalogueRefused, GraphRefused
 from pipelines.families import FAMILIES
 from pipelines.samplers import SAMPLERS
-from tests.families.cases import CPU, SOURCE, Case, equal, made_split, made_whole
+from tests.families.cases import CPU, SOURCE, Case, equal, made_split, made_whole, sampled
 from tests.families.tiny import TINY
 from wire.generation import Generation
 from worker.resident import ResidentModel
@@ -26,18 +24,6 @@ from worker.schedulers import scheduler_of
 from worker.task_pipeline import run_whole
 
 each_family = pytest.mark.parametrize("case", list(TINY), indirect=True)
-
-
-@contextmanager
-def sampled(case: Case, sampler: str) -> Iterator[None]:
-    """The case's models as if the catalogue named `sampler`."""
-    residents = [case.whole, *case.alone.values()]
-    own = [resident.pipe.scheduler for resident in residents]
-    for resident, scheduler in zip(residents, own, strict=True):
-        resident.pipe.scheduler = scheduler_of(scheduler, sampler)
-    yield
-    for resident, scheduler in zip(residents, own, strict=True):
-        resident.pipe.scheduler = scheduler
 
 
 def generations(case: Case) -> list[Generation]:
