@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import subprocess
 import time
 from collections.abc import Callable
@@ -48,7 +49,9 @@ def described(device: torch.device, lanes: Lanes) -> str:
 
 
 def commit() -> str:
-    """The commit of the checkout that holds this recipe, or ``unknown`` outside of one."""
+    """The commit of the checkout that holds this recipe, or ``unknown`` outside of one or without git."""
+    if shutil.which("git") is None:
+        return "unknown"
     asked = subprocess.run(["git", "rev-parse", "HEAD"], cwd=MODELS, capture_output=True, text=True)
     return asked.stdout.strip() or "unknown"
 
