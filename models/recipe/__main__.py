@@ -121,7 +121,10 @@ def run(work: Path, out: Path, start: Path | None, device: torch.device, lanes: 
             "device": described(device, lanes),
             "seconds": spent(stage.name, work, seconds),
         }
-        print(stage.name, score.score(folder, taught, place, device, about), flush=True)
+        part = 1.0 if place is out else chosen.scored_part
+        torch.set_num_threads(lanes.count)
+        print(stage.name, score.score(folder, taught, place, device, about, part), flush=True)
+        torch.set_num_threads(1)
 
     wanted = [stage.name for stage in chosen.stages]
     stages = chosen.stages[: wanted.index(until) + 1] if until in wanted else chosen.stages

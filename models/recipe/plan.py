@@ -55,6 +55,7 @@ class Plan:
 
     ``scenes`` is how many scenes of a kind are encoded at 128 px, ``larger_scenes`` of all kinds together
     at each other size. ``average_decay`` is that of the published moving average of the weights.
+    ``scored_part`` is the share of the score's pictures that are drawn after a stage other than the last.
     """
 
     concrete_only: bool
@@ -63,6 +64,7 @@ class Plan:
     scenes: dict[str, int]
     larger_scenes: int
     average_decay: float
+    scored_part: float
     stages: tuple[Stage, ...]
 
 
@@ -81,6 +83,7 @@ CPU = Plan(
     scenes={"coloured": 9000, "small": 3000, "pairs": 12000},
     larger_scenes=1200,
     average_decay=0.998,
+    scored_part=0.25,
     stages=(
         Stage("one style", 1400, 48, 2e-3, 1e-3, {"one style": 1.0}),
         Stage(
@@ -97,6 +100,7 @@ GPU = Plan(
     scenes={"coloured": 40_000, "small": 12_000, "pairs": 60_000},
     larger_scenes=4000,
     average_decay=0.998,
+    scored_part=1.0,
     stages=(
         Stage("one style", 2000, 512, 2e-3, 1e-3, {"one style": 1.0}, seconds=60.0),
         Stage(

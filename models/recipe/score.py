@@ -222,11 +222,13 @@ def drawn_pairs(concepts: int, count: int) -> np.ndarray:
     return np.stack(rows)
 
 
-def score(folder: Path, art: Art, out: Path, device: torch.device, about: dict[str, object]) -> str:
+def score(
+    folder: Path, art: Art, out: Path, device: torch.device, about: dict[str, object], part: float = 1.0
+) -> str:
     """Judges the published folder: raw results and sheets go under ``out``; returns a line of the shares.
 
     ``out`` gets ``results/embedded.json`` and ``sheets/*.png``. Everything is drawn at the default number
-    of steps and at half of it.
+    of steps and at half of it. ``part`` is the share of the pictures to draw; the first ones of each draw.
     """
     pipeline = load(folder).to(device)
     painter = Painter(art)
@@ -238,9 +240,9 @@ def score(folder: Path, art: Art, out: Path, device: torch.device, about: dict[s
     by_steps: dict[str, dict[str, object]] = {}
     raw: dict[str, object] = {}
     for steps in (SAMPLING_STEPS, SAMPLING_STEPS // 2):
-        names = judge.singles(drawn_names(concepts, NAMES_SCORED), steps)
-        kept = judge.singles(drawn_held_out(concepts, HELD_OUT_SCORED), steps)
-        pairs = judge.pairs(drawn_pairs(concepts, PAIRS_SCORED), steps)
+        names = judge.singles(drawn_names(concepts, round(part * NAMES_SCORED)), steps)
+        kept = judge.singles(drawn_held_out(concepts, round(part * HELD_OUT_SCORED)), steps)
+        pairs = judge.pairs(drawn_pairs(concepts, round(part * PAIRS_SCORED)), steps)
         by_steps[str(steps)] = {
             "names": summary(names),
             "held_out": summary(kept),
@@ -251,7 +253,7 @@ def score(folder: Path, art: Art, out: Path, device: torch.device, about: dict[s
         }
         raw[str(steps)] = {"names": names, "held_out": kept, "pairs": pairs}
     took_s = time.perf_counter() - began
-    _sheets(judge, art, out / "sheets")
+    _sheets(judge, art, out / "sheets", round(part * _SHEET_NAMES))
     result = {
         **about,
         "concepts": concepts,
@@ -266,9 +268,9 @@ def score(folder: Path, art: Art, out: Path, device: torch.device, about: dict[s
     return json.dumps({"unseen_psnr_db": result["unseen_psnr_db"], **by_steps})
 
 
-def _sheets(judge: Judge, art: Art, folder: Path) -> None:
-    """A sheet of each style, of pairs and of the larger sizes, nothing picked out."""
-    names = [art.concepts[i].name for i in spread(len(art.concepts), _SHEET_NAMES)]
+def _sheets(judge: Judge, art: Art, folder: Path, count: int) -> None:
+    """A sheet of each style with ``count`` names, of pairs and of the larger sizes, nothing picked out."""
+    names = [art.concepts[i].name for i in spread(len(art.concepts), count)]
     shown: dict[str, Image.Image] = {}
     for style in STYLES:
         prompts = [plain_prompt(name, style, "white") for name in names]
@@ -279,7 +281,8 @@ def _sheets(judge: Judge, art: Art, folder: Path) -> None:
     shown["pairs"] = sheet(judge.draw(prompts, SAMPLING_STEPS), _SHEET_COLUMNS)
     for size in LARGER_SIZES:
         prompts = [
-            plain_prompt(name, style, "white") for name, style in zip(names[::12], STYLES, strict=False)
+            plain_prompt(name, style, "white")
+            for name, style in zip(names[:: max(1, count // 4)], STYLES, strict=False)
         ]
         shown[str(size)] = sheet(judge.draw(prompts, SAMPLING_STEPS, size), len(prompts))
     for name, canvas in shown.items():
