@@ -37,11 +37,12 @@ _OURS: dict[str, Any] = {"UniPCMultistepScheduler": UniPC, "DPMSolverMultistepSc
 
 def scheduler_of(own: Any, sampler: str | None) -> Any:
     """The scheduler to run with, `own` being the model's. `sampler`: a name in `SAMPLERS`, or None."""
-    name, changes = type(own).__name__, {}
-    if sampler is not None:
+    if sampler is None:
+        chosen, changes = _OURS.get(type(own).__name__, type(own)), {}
+    else:
         name, changes = SAMPLERS[sampler].scheduler, dict(SAMPLERS[sampler].config)
+        chosen = _OURS.get(name) or getattr(diffusers, name)
         shift = own.config.get("shift", own.config.get("flow_shift"))
         if shift is not None:
             changes |= {"shift": shift, "flow_shift": shift}
-    chosen = _OURS.get(name) or getattr(diffusers, name)
     return own if type(own) is chosen else chosen.from_config(own.config, **changes)
