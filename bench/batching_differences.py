@@ -16,7 +16,7 @@ import torch
 from bench.batching import Refused
 from pipelines.catalogue import Model
 from wire.generation import Generation
-from worker.batch import Batch, Lane
+from worker.batch import Batch, Seat
 from worker.resident import ResidentModel
 from worker.stages import StageRun
 
@@ -37,7 +37,7 @@ class _Job:
     latents: torch.Tensor | None = None
     shared: bool = False
 
-    def run(self, lane: Lane | None = None) -> None:
+    def run(self, lane: Seat | None = None) -> None:
         graph = self.resident.graphs["text"]
         run = StageRun(self.resident, self.generation)
         if lane is not None:

@@ -128,16 +128,18 @@ class DeviceLoop:
         A task that joins has its earlier stages run when it is taken, and one whose loop is over its later
         ones at once: the others wait for as long as an encode or a decode takes.
         """
-        batch, inside = Batch(self._device), [TaskRun(first, self._around)]
-        batch.enter(inside[0].run)
-        while not batch.is_over:
+        inside = [TaskRun(first, self._around)]
+
+        def admit() -> None:
             while (task := self._commands.take_task(functools.partial(self._can_join, inside))) is not None:
                 inside.append(TaskRun(task, self._around))
                 batch.enter(inside[-1].run)
-            inside = [run for run in inside if not run.is_over]
+            inside[:] = [run for run in inside if not run.is_over]
             # a batch is at what its oldest task is at
             self.doing = replace(inside[0].doing, since_s=time.monotonic())
-            batch.round()
+
+        batch = Batch(self._device, before_round=admit)
+        batch.run(inside[0].run)
 
     def _can_join(self, inside: list[TaskRun], task: RunTask) -> bool:
         """Whether `task` asks for and may have a place beside the one that it joins."""

@@ -1,4 +1,4 @@
-"""One task on this worker, from its handoff to its terminal message. Where it computes its lane decides."""
+"""One task on this worker, from its handoff to its terminal message. Where it computes its seat decides."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from wire.to_gateway import (
     ToGateway,
 )
 from wire.to_worker import RunTask
-from worker.batch import Lane
+from worker.batch import Seat
 from worker.checkpoint import Checkpoint
 from worker.errors import LoadRefused, PausedAtBoundary, StopAtBoundary
 from worker.loop_tap import Capture
@@ -77,25 +77,25 @@ class TaskRun:
         self._around = around
         self._steps_before = 0
 
-    def run(self, lane: Lane) -> None:
+    def run(self, seat: Seat) -> None:
         """Exactly one of TaskDone, TaskFailed, TaskCancelled and TaskPaused is emitted. Never raises.
 
-        The loop stage's own code runs on the lane's thread, its network calls and all other stages on the
-        thread that runs the batch.
+        The loop stage's own code runs on the thread of the seat, its network calls and all other stages on
+        the device's.
         """
-        ending = self._ending(lane)
+        ending = self._ending(seat)
         self.is_past_loop = self.is_over = True
         # closed before it is told: what is asked of the id from then on is meant for another task
         self._around.wishes.close(self.task.task_id)
         if ending is not None:
             self._around.emit(ending)
 
-    def _ending(self, lane: Lane) -> TaskDone | TaskFailed | TaskCancelled | TaskPaused | None:
+    def _ending(self, seat: Seat) -> TaskDone | TaskFailed | TaskCancelled | TaskPaused | None:
         """Run all stages; returns the terminal message, None if it comes with the picture's file."""
         task = self.task
         self._tell(task.stages[0], 0)
         try:
-            return self._run_stages(lane)
+            return self._run_stages(seat)
         except StopAtBoundary as stopped:
             return TaskCancelled(task_id=task.task_id, step=stopped.steps_done)
         except PausedAtBoundary as paused:
@@ -103,12 +103,12 @@ class TaskRun:
                 task_id=task.task_id,
                 step=paused.steps_done,
                 checkpoint=paused.checkpoint,
-                exactness=_kept_by(lane),
+                exactness=_kept_by(seat),
             )
         except Exception as error:  # a family's own code may raise anything; the task answers for it
             return _failure(task, self.doing.stage or task.stages[0], error)
 
-    def _run_stages(self, lane: Lane) -> TaskDone | None:
+    def _run_stages(self, seat: Seat) -> TaskDone | None:
         task, store, emit = self.task, self._around.store, self._around.emit
         resident = self._around.models.get(task.model)
         if resident is None:
@@ -117,7 +117,7 @@ class TaskRun:
         run, checkpoint = self._prepared(resident)
         self._steps_before = 0 if checkpoint is None else checkpoint.step
         graph = resident.graphs[task.generation.workflow]
-        run.divert(lane.through)
+        run.divert(seat.through)
         overhead_s = time.monotonic() - unpack_from_s
         for stage in task.stages:
             self._check_stop(0)
@@ -125,10 +125,10 @@ class TaskRun:
             self._tell(stage, 0)
             emit(StageStarted(task_id=task.task_id, stage=stage, started_at_s=started_s))
             if stage == graph.loop_stage:
-                run.run(stage, functools.partial(self._boundary, lane, stage), checkpoint)
+                run.run(stage, functools.partial(self._boundary, seat, stage), checkpoint)
                 self.is_past_loop = True
             else:
-                lane.aside(functools.partial(run.run, stage))
+                seat.aside(functools.partial(run.run, stage))
             ended_s = time.monotonic()
             done = StageDone(
                 task_id=task.task_id,
@@ -143,13 +143,13 @@ class TaskRun:
         last = task.stages[-1]
         if graph.is_last(last):
             emit(done)
-            self._around.encoder.submit(self._finish, run.output(), _kept_by(lane))
+            self._around.encoder.submit(self._finish, run.output(), _kept_by(seat))
             return None
         data, tensors = pack(run.payload(last))
         output = store.put(data, tensors=tensors)
         packed_s = time.monotonic() - ended_s
         emit(msgspec.structs.replace(done, overhead_s=done.overhead_s + packed_s))
-        return TaskDone(task_id=task.task_id, output=output, exactness=_kept_by(lane))
+        return TaskDone(task_id=task.task_id, output=output, exactness=_kept_by(seat))
 
     def _prepared(self, resident: ResidentModel) -> tuple[StageRun, Checkpoint | None]:
         """The run with what it starts from. Raises `HandoffLost`, `HandoffRefused`."""
@@ -182,7 +182,7 @@ class TaskRun:
         else:
             emit(TaskDone(task_id=task.task_id, output=output, exactness=exactness))
 
-    def _boundary(self, lane: Lane, stage: str, steps_done: int, steps: int, capture: Capture) -> None:
+    def _boundary(self, seat: Seat, stage: str, steps_done: int, steps: int, capture: Capture) -> None:
         task, emit, wishes = self.task, self._around.emit, self._around.wishes
         self._tell(stage, steps_done)
         is_new = steps_done > self._steps_before
@@ -194,7 +194,7 @@ class TaskRun:
             if wishes.wants_pause(task.task_id) and (is_new or task.checkpoint is None):
                 raise PausedAtBoundary(steps_done, self._save(capture()))
             if is_new and task.checkpoint_every and steps_done % task.checkpoint_every == 0:
-                emit(self._saved(capture(), _kept_by(lane)))
+                emit(self._saved(capture(), _kept_by(seat)))
 
     def _saved(self, checkpoint: Checkpoint, exactness: Exactness) -> CheckpointSaved:
         try:
@@ -222,8 +222,8 @@ class TaskRun:
         self._around.tell(self.doing)
 
 
-def _kept_by(lane: Lane) -> Exactness:
-    return Exactness.NUMERIC if lane.shared else Exactness.BITWISE
+def _kept_by(seat: Seat) -> Exactness:
+    return Exactness.NUMERIC if seat.shared else Exactness.BITWISE
 
 
 def _failure(task: RunTask, stage: str, error: Exception) -> TaskFailed:

@@ -15,7 +15,7 @@ import torch
 from tests.families.cases import CPU, EMBEDDED, SOURCE, Case, handed_over, make_case, source_picture
 from wire.generation import Generation
 from worker import batch
-from worker.batch import Batch, Lane
+from worker.batch import Batch, LaneCrashed, Seat
 from worker.checkpoint import Checkpoint
 from worker.errors import StopAtBoundary
 from worker.loop_tap import Capture, OnBoundary
@@ -54,7 +54,7 @@ class Job:
             run.run(stage)
         return handed_over(run.payload(before[-1]))
 
-    def run(self, lane: Lane | None = None) -> None:
+    def run(self, lane: Seat | None = None) -> None:
         stage = self.case.loop_stage
         run = StageRun(self.case.whole, self.generation, self.encoded(), source_picture(self.generation))
         if lane is not None:
@@ -297,17 +297,45 @@ def test_an_error_of_a_shared_call_is_each_jobs_own(sd3: Case) -> None:
 
 
 def test_what_a_job_lets_out_is_raised_where_the_batch_runs() -> None:
-    def crash(lane: Lane) -> None:
+    def crash(lane: Seat) -> None:
         raise AssertionError("ours")
 
-    with pytest.raises(AssertionError, match="ours"):
+    with pytest.raises(LaneCrashed) as crashed:
         Batch(CPU).enter(crash)
+    assert str(crashed.value.__cause__) == "ours"
+
+
+def test_the_first_job_shares_calls_from_the_thread_of_the_device(sd3: Case) -> None:
+    """Others enter before its second call; it ends first, and they go on."""
+    jobs = _jobs(sd3)
+    jobs[0].generation = msgspec.structs.replace(jobs[0].generation, num_inference_steps=3)
+    n_rounds = 0
+
+    def admit() -> None:
+        nonlocal n_rounds
+        n_rounds += 1
+        if n_rounds == 2:
+            for job in jobs[1:]:
+                running.enter(job.run)
+
+    running = Batch(CPU, before_round=admit)
+    running.run(jobs[0].run)
+    assert running.is_over
+    assert all(job.was_shared for job in jobs)
+    assert max(_difference(job) for job in jobs) < 2e-6
+
+
+def test_a_first_job_alone_is_exact(sd3: Case) -> None:
+    job = _jobs(sd3)[0]
+    Batch(CPU).run(job.run)
+    assert not job.was_shared
+    assert torch.equal(job.latents, _alone(job))
 
 
 def test_work_aside_is_done_on_the_thread_of_the_batch() -> None:
     seen: list[object] = []
 
-    def job(lane: Lane) -> None:
+    def job(lane: Seat) -> None:
         seen.append(threading.current_thread())
         seen.append(lane.aside(threading.current_thread))
         with pytest.raises(KeyError):
