@@ -8,8 +8,8 @@ one may enter between any two rounds, and whatever one raises ends that one only
 The first job runs on the thread of the device, as if there were no batches, and its calls begin the rounds;
 those that join it have threads of their own. Exactly one of all these runs at a time: nothing here needs a
 lock, and diffusers never sees two threads. Rejected: one loop over a stacked state, which would have to be
-written anew for every family and scheduler; and a thread for the first job too, which cost a lone picture 6 %
-of its time on two cores.
+written anew for every family and scheduler; and a thread for the first job too, which cost a lone picture
+several per cent of its time on two cores.
 """
 
 from __future__ import annotations
