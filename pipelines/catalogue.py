@@ -24,12 +24,13 @@ Positive = Annotated[int, msgspec.Meta(ge=1)]
 class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One servable model.
 
-    `source` is a folder in diffusers' layout (starts with "." or "/") or a
-    hub id; whether it is there shows when it is loaded. `dtype` is the type of weights and arithmetic on a
-    GPU; on a CPU weights are widened to float32. Sizes are in pixels, both sides multiples of
-    `size_multiple_px`. `workflows`: those of its family's that its weights were made for; all where empty.
-    `inputs` are constant inputs of its pipeline. `sampler` replaces the model's own
-    scheduler. `adapters`: LoRA adapters by name, each a safetensors file or a folder that holds one.
+    `source` is a folder in diffusers' layout (starts with "." or "/") or a hub id; whether it is there
+    shows when it is loaded. `dtype` is the type of weights and arithmetic on a GPU; on a CPU weights are
+    widened to float32. Sizes are in pixels, both sides multiples of `size_multiple_px`.
+    `frames_per_second` is how fast a clip plays. `workflows`: those of its family's that its weights were
+    made for; all where empty. `inputs` are constant inputs of its pipeline. `sampler` replaces the
+    model's own scheduler. `adapters`: LoRA adapters by name, each a safetensors file or a folder that
+    holds one.
     `decode_tile_px`: side of a tile of a tiled decode, the VAE's own where None; a multiple of the side of
     four latents. `decode_bytes_per_px` replaces the family's figure for a VAE of another width.
     """
@@ -47,6 +48,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     default_guidance: float = 5.0
     max_guidance: float = 20.0
     default_frames: Positive = 1
+    frames_per_second: Positive = 16
     max_prompt_chars: Positive = 4000
     workflows: tuple[str, ...] = ()
     sampler: str | None = None

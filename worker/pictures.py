@@ -10,8 +10,6 @@ from PIL import Image
 
 from worker.errors import HandoffRefused
 
-_FRAMES_PER_SECOND = 16
-
 
 def decode_picture(data: bytes) -> Image.Image:
     """The picture in RGB, transparency laid on white. Raises `HandoffRefused` if `data` is no picture."""
@@ -24,7 +22,7 @@ def decode_picture(data: bytes) -> Image.Image:
     return Image.alpha_composite(white, with_alpha).convert("RGB")
 
 
-def encode_png(pixels: torch.Tensor) -> bytes:
+def encode_png(pixels: torch.Tensor, frames_per_second: int = 16) -> bytes:
     """PNG bytes of one picture [1, C, H, W] or one clip [1, F, C, H, W], values in 0..1.
 
     Rounds as diffusers does, so the bytes show what the whole pipeline would have shown.
@@ -36,6 +34,6 @@ def encode_png(pixels: torch.Tensor) -> bytes:
     if len(images) == 1:
         images[0].save(buffer, format="PNG")
     else:
-        duration_ms = 1000 // _FRAMES_PER_SECOND
+        duration_ms = 1000 / frames_per_second
         images[0].save(buffer, format="PNG", save_all=True, append_images=images[1:], duration=duration_ms)
     return buffer.getvalue()

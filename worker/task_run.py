@@ -143,7 +143,9 @@ class TaskRun:
         last = task.stages[-1]
         if graph.is_last(last):
             emit(done)
-            self._around.encoder.submit(self._finish, run.output(), _kept_by(seat))
+            self._around.encoder.submit(
+                self._finish, run.output(), resident.model.frames_per_second, _kept_by(seat)
+            )
             return None
         data, tensors = pack(run.payload(last))
         output = store.put(data, tensors=tensors)
@@ -173,10 +175,10 @@ class TaskRun:
         packed_s = time.monotonic() - packing_from_s
         return msgspec.structs.replace(done, output=output, overhead_s=done.overhead_s + packed_s)
 
-    def _finish(self, pixels: torch.Tensor, exactness: Exactness) -> None:
+    def _finish(self, pixels: torch.Tensor, frames_per_second: int, exactness: Exactness) -> None:
         task, emit = self.task, self._around.emit
         try:
-            output = self._around.store.put(encode_png(pixels))
+            output = self._around.store.put(encode_png(pixels, frames_per_second))
         except Exception as error:  # this thread has nobody else to answer for the task
             emit(_failure(task, task.stages[-1], error))
         else:

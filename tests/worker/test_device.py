@@ -204,7 +204,7 @@ def test_stage_times_are_ordered(driver: Driver, model: Model) -> None:
 
 
 def test_a_clip_is_an_animated_png(driver: Driver, tmp_path: Path) -> None:
-    model = wan(tmp_path / "wan")
+    model = msgspec.structs.replace(wan(tmp_path / "wan"), frames_per_second=8)
     driver.load(model, *STAGES)
     generation = Generation(
         prompt="a dog",
@@ -218,3 +218,4 @@ def test_a_clip_is_an_animated_png(driver: Driver, tmp_path: Path) -> None:
     driver.loop.submit(make_task("clip", *STAGES, generation=generation))
     with Image.open(io.BytesIO(driver.store.get(driver.until(TaskDone).output))) as picture:
         assert len(ImageSequence.all_frames(picture)) == 5
+        assert picture.info["duration"] == 125.0
