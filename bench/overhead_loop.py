@@ -13,7 +13,7 @@ import torch
 
 from pipelines.catalogue import Model
 from wire.generation import Generation
-from worker.pictures import encode_png
+from worker.pictures import encode_picture
 from worker.resident import ResidentModel
 from worker.task_pipeline import run_whole
 
@@ -43,7 +43,7 @@ class PlainLoop:
         with torch.no_grad():
             pixels = run_whole(self._resident, generation).get(self._resident.graphs["text"].output).cpu()
         made_s = time.monotonic()
-        picture = encode_png(pixels)
+        picture = encode_picture(pixels)
         packed_s = time.monotonic()
         base64.b64encode(picture).decode("ascii")
         ended_s = time.monotonic()

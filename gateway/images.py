@@ -56,7 +56,7 @@ def _rendered(done: Request, size: str) -> bytes:
         "created": int(time.time()),
         "data": data,
         "size": size,
-        "output_format": "png",
+        "output_format": done.jobs[0].generation.file_format,
         "background": "opaque",
         "exactness": done.exactness,
     }

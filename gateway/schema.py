@@ -18,13 +18,16 @@ from gateway.errors import InvalidRequest, ModelNotFound
 from pipelines.catalogue import Model
 from pipelines.errors import FieldRefused
 from pipelines.families import check_fields
-from wire.generation import Adapter, Exactness, Generation
+from wire.generation import Adapter, Exactness, FileFormat, Generation
 
 MAX_IMAGES = 10
 MAX_SEED = 2**63 - 1
 MAX_SLO_MS = 24 * 3600 * 1000.0
 MAX_LORA_SCALE = 4.0
 RANDOM_SEED_BITS = 32
+
+# of the model's own steps; "auto" and "medium" are those
+_STEPS_BY_QUALITY = {"low": 0.5, "medium": 1.0, "high": 1.5}
 
 _Number = TypeVar("_Number", int, float)
 
@@ -43,6 +46,8 @@ class ImagesRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """The fields as sent; None is the same as leaving a field out. `slo_ms`: milliseconds from arrival.
 
     `lora`: an adapter, or its name alone. `allow_degraded`: consent to `exactness` "approximate".
+    `output_compression`: quality of a jpeg or webp file, 0 to 100. `quality`: how many steps, in words.
+    `user` is the client's own note, which nothing here reads.
     """
 
     prompt: str
@@ -58,6 +63,11 @@ class ImagesRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     exactness: Literal["bitwise", "numeric", "approximate"] | None = None
     allow_degraded: bool | None = None
     lora: str | LoraRequest | None = None
+    quality: Literal["auto", "low", "medium", "high"] | None = None
+    output_format: Literal["png", "jpeg", "webp"] | None = None
+    output_compression: int | None = None
+    background: Literal["auto", "opaque", "transparent"] | None = None
+    user: str | None = None
 
 
 def parse_images_request(body: bytes) -> ImagesRequest:
@@ -113,13 +123,7 @@ def resolve(
         _check_text("negative_prompt", request.negative_prompt, model.max_prompt_chars)
     n = _bounded("n", request.n, default=1, low=1, high=MAX_IMAGES)
     width_px, height_px = _size(request.size, model)
-    steps = _bounded(
-        "num_inference_steps",
-        request.num_inference_steps,
-        default=model.default_steps,
-        low=1,
-        high=model.max_steps,
-    )
+    steps = _steps(request, model)
     guidance = _bounded(
         "guidance_scale",
         request.guidance_scale,
@@ -130,6 +134,7 @@ def resolve(
     if request.slo_ms is not None:
         _bounded("slo_ms", request.slo_ms, default=0.0, low=1.0, high=MAX_SLO_MS)
     exactness = _exactness(request)
+    file_format, file_quality = _file(request, model)
     adapter = _adapter(request.lora, model)
     try:
         check_fields(
@@ -156,6 +161,8 @@ def resolve(
             adapter=adapter,
             tiled_decode=tiled(width_px, height_px),
             exactness=exactness,
+            file_format=file_format,
+            file_quality=file_quality,
         )
         for i in range(n)
     )
@@ -211,6 +218,33 @@ def _bounded(name: str, value: _Number | None, *, default: _Number, low: _Number
     if not low <= value <= high:
         raise InvalidRequest(f"{name} is {value}, it must be between {low} and {high}", param=name)
     return value
+
+
+def _steps(request: ImagesRequest, model: Model) -> int:
+    if request.quality in _STEPS_BY_QUALITY and request.num_inference_steps is not None:
+        raise InvalidRequest("quality sets the steps, and so does num_inference_steps", param="quality")
+    factor = _STEPS_BY_QUALITY.get(request.quality or "auto", 1.0)
+    default = min(model.max_steps, max(model.family_table.min_steps, math.ceil(factor * model.default_steps)))
+    return _bounded(
+        "num_inference_steps", request.num_inference_steps, default=default, low=1, high=model.max_steps
+    )
+
+
+def _file(request: ImagesRequest, model: Model) -> tuple[FileFormat, int]:
+    """What the file is, and its quality of 0 to 100."""
+    if request.background == "transparent":
+        raise InvalidRequest("background is transparent, pictures here are opaque", param="background")
+    file_format = FileFormat(request.output_format or FileFormat.PNG)
+    if file_format is FileFormat.JPEG and model.family_table.output == "videos":
+        raise InvalidRequest("output_format is jpeg, which no clip can be", param="output_format")
+    if request.output_compression is None:
+        return file_format, 100
+    if file_format is FileFormat.PNG:
+        raise InvalidRequest(
+            "output_compression has no effect on a png, which loses nothing", param="output_compression"
+        )
+    quality = _bounded("output_compression", request.output_compression, default=100, low=0, high=100)
+    return file_format, quality
 
 
 def _exactness(request: ImagesRequest) -> Exactness:

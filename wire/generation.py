@@ -29,13 +29,22 @@ class Adapter(msgspec.Struct, frozen=True, kw_only=True):
     scale: float = 1.0
 
 
+class FileFormat(enum.StrEnum):
+    """What a finished picture is written as. A clip is an animation, which JPEG has not."""
+
+    PNG = "png"
+    JPEG = "jpeg"
+    WEBP = "webp"
+
+
 class Generation(msgspec.Struct, frozen=True, kw_only=True):
     """The parameters of one job, all resolved: defaults are filled in by the gateway, never by a worker.
 
     `guidance_scale` above 1 means two denoiser passes a step in families with classifier-free guidance.
     `negative_prompt` None means that the family's empty prompt is used where guidance needs one. `image` is
     an encoded picture in the handoff store to start from, `strength` in (0, 1] how far to leave it.
-    `tiled_decode` is part of what the picture is, because tiles change pixels.
+    `tiled_decode` is part of what the picture is, because tiles change pixels. `file_quality` is that of a
+    JPEG or WebP file, 0 to 100; exactness is of the pixels before they are written.
     """
 
     prompt: str
@@ -51,6 +60,8 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
     adapter: Adapter | None = None
     tiled_decode: bool = False
     exactness: Exactness = Exactness.NUMERIC
+    file_format: FileFormat = FileFormat.PNG
+    file_quality: int = 100
 
     @property
     def workflow(self) -> str:

@@ -35,7 +35,7 @@ from worker.checkpoint import Checkpoint
 from worker.errors import LoadRefused, PausedAtBoundary, StopAtBoundary
 from worker.loop_tap import Capture
 from worker.packing import pack, unpack
-from worker.pictures import decode_picture, encode_png
+from worker.pictures import decode_picture, encode_picture
 from worker.resident import ResidentModel
 from worker.stages import StageRun
 from worker.wishes import Wishes
@@ -178,7 +178,13 @@ class TaskRun:
     def _finish(self, pixels: torch.Tensor, frames_per_second: int, exactness: Exactness) -> None:
         task, emit = self.task, self._around.emit
         try:
-            output = self._around.store.put(encode_png(pixels, frames_per_second))
+            file = encode_picture(
+                pixels,
+                task.generation.file_format,
+                quality=task.generation.file_quality,
+                frames_per_second=frames_per_second,
+            )
+            output = self._around.store.put(file)
         except Exception as error:  # this thread has nobody else to answer for the task
             emit(_failure(task, task.stages[-1], error))
         else:

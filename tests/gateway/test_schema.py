@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from gateway.errors import ApiError, InvalidRequest, ModelNotFound
 from gateway.schema import MAX_SEED, ImagesRequest, parse_images_request, resolve, warm_up_generation
 from tests.gateway.conftest import MODEL
-from wire.generation import Adapter, Exactness, Generation
+from wire.generation import Adapter, Exactness, FileFormat, Generation
 
 ADAPTED = msgspec.structs.replace(MODEL, adapters={"ink": "/adapters/ink", "wool": "/adapters/wool"})
 
@@ -71,6 +71,46 @@ def test_approximate_is_refused_with_the_reason(consent: bool | None, said: str)
     with pytest.raises(InvalidRequest, match=said) as refused:
         resolved(exactness="approximate", allow_degraded=consent)
     assert refused.value.param == "exactness"
+
+
+@pytest.mark.parametrize(
+    ("quality", "steps"), [("auto", 4), ("low", 2), ("medium", 4), ("high", 6), (None, 4)]
+)
+def test_quality_is_a_number_of_steps(quality: str | None, steps: int) -> None:
+    assert [generation.num_inference_steps for generation in resolved(quality=quality)] == [steps]
+
+
+def test_quality_stays_within_what_the_model_allows() -> None:
+    few = msgspec.structs.replace(MODEL, max_steps=5)
+    asked = parse_images_request(b'{"prompt": "a hat", "quality": "high"}')
+    (generation,), _ = resolve(asked, "toy", few, draw=random.Random(1))
+    assert generation.num_inference_steps == 5
+
+
+def test_what_the_file_is_and_how_good() -> None:
+    (generation,) = resolved(
+        output_format="webp", output_compression=70, background="opaque", user="u", quality="auto"
+    )
+    assert (generation.file_format, generation.file_quality) == (FileFormat.WEBP, 70)
+    (generation,) = resolved(output_format="jpeg")
+    assert (generation.file_format, generation.file_quality) == (FileFormat.JPEG, 100)
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"quality": "low", "num_inference_steps": 3}, "quality"),
+        ({"background": "transparent"}, "background"),
+        ({"output_compression": 50}, "output_compression"),
+        ({"output_format": "png", "output_compression": 100}, "output_compression"),
+        ({"output_format": "jpeg", "output_compression": 101}, "output_compression"),
+        ({"output_format": "gif"}, "output_format"),
+    ],
+)
+def test_what_no_file_can_be_is_refused(fields: dict[str, object], named: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        resolved(**fields)
+    assert refused.value.param == named
 
 
 @pytest.mark.parametrize(
@@ -182,8 +222,16 @@ def test_auto_is_the_default_size() -> None:
         ("lora", {"name": "ink", "scale": "1"}),
         ("lora", {"name": "ink", "scale": True}),
         ("lora", {"name": "ink", "weight": 1.0}),
-        ("quality", "high"),
-        ("user", "me"),
+        ("quality", "hd"),
+        ("quality", 1),
+        ("output_format", "gif"),
+        ("output_compression", 50),
+        ("background", "transparent"),
+        ("background", "blue"),
+        ("user", 3),
+        ("user", "\ud800"),
+        ("stream", True),
+        ("partial_images", 1),
         ("a`b", 1),
     ],
 )

@@ -22,7 +22,7 @@ from pipelines.catalogue import Model
 from tests.families.sd3 import sd3
 from tests.system.node import CHECKOUT, Node, catalogue_file, running_node
 from wire.generation import Generation
-from worker.pictures import encode_png
+from worker.pictures import encode_picture
 from worker.resident import ResidentModel
 from worker.task_pipeline import run_whole
 
@@ -80,7 +80,7 @@ def _expected(whole: ResidentModel, body: dict[str, Any]) -> bytes:
         seed=body["seed"],
         negative_prompt=body.get("negative_prompt"),
     )
-    return encode_png(run_whole(whole, generation).get("images"))
+    return encode_picture(run_whole(whole, generation).get("images"))
 
 
 async def _post(node: Node, **body: Any) -> tuple[int, dict[str, Any], Mapping[str, str]]:

@@ -11,11 +11,12 @@ import torch
 from PIL import Image, ImageSequence
 
 from pipelines.catalogue import Model, to_entry
+from pipelines.errors import FieldRefused
 from pipelines.graph import StageGraph
 from tests.families.sd3 import sd3
 from tests.families.wan import wan
 from tests.worker.driver import STAGES, Driver, make_task
-from wire.generation import Generation
+from wire.generation import FileFormat, Generation
 from wire.handoff import HandoffStore
 from wire.to_gateway import (
     Described,
@@ -33,7 +34,7 @@ from wire.to_gateway import (
     ToGateway,
 )
 from wire.to_worker import Describe, EvictStages, LoadStages
-from worker.pictures import encode_png
+from worker.pictures import encode_picture
 from worker.resident import ResidentModel
 from worker.task_pipeline import run_whole
 
@@ -70,8 +71,33 @@ def test_merged_task_reports_and_returns_the_picture(driver: Driver, model: Mode
     png = driver.store.get(done.output)
     whole = ResidentModel("tiny", model, torch.device("cpu"))
     whole.load(STAGES)
-    assert png == encode_png(run_whole(whole, make_task("t").generation).get("images"))
+    assert png == encode_picture(run_whole(whole, make_task("t").generation).get("images"))
     assert Image.open(io.BytesIO(png)).size == (32, 32)
+
+
+@pytest.mark.parametrize(("file_format", "told"), [("png", "PNG"), ("jpeg", "JPEG"), ("webp", "WEBP")])
+def test_pictures_in_each_format(driver: Driver, model: Model, file_format: str, told: str) -> None:
+    driver.load(model, *STAGES)
+    sizes = []
+    for quality in (95, 5):
+        generation = msgspec.structs.replace(
+            make_task("t").generation, file_format=FileFormat(file_format), file_quality=quality
+        )
+        driver.loop.submit(make_task(f"q{quality}", *STAGES, generation=generation))
+        data = driver.store.get(driver.until(TaskDone).output)
+        with Image.open(io.BytesIO(data)) as picture:
+            assert (picture.format, picture.size) == (told, (32, 32))
+        sizes.append(len(data))
+    # the quality is that of files that lose something
+    assert (sizes[1] < sizes[0]) == (file_format != "png")
+
+
+def test_clips_as_webp_and_not_as_jpeg() -> None:
+    clip = torch.rand(1, 3, 3, 16, 16)
+    with Image.open(io.BytesIO(encode_picture(clip, FileFormat.WEBP, frames_per_second=8))) as animation:
+        assert len(ImageSequence.all_frames(animation)) == 3
+    with pytest.raises(FieldRefused, match="jpeg"):
+        encode_picture(clip, FileFormat.JPEG)
 
 
 def test_split_task_hands_over(driver: Driver, model: Model) -> None:
