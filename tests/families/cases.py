@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from pipelines.catalogue import Model, load_catalogue
+from pipelines.families import FAMILIES
 from tests.families.tiny import TINY
 from wire.generation import Generation
 from wire.handle import Handle
@@ -28,6 +29,7 @@ from worker.task_pipeline import run_whole
 CPU = torch.device("cpu")
 EMBEDDED = "embedded"
 NAMES = (*TINY, EMBEDDED)
+FROM_PICTURE = tuple(name for name in TINY if "image" in FAMILIES[name].workflows)
 
 Made = tuple[torch.Tensor, list[torch.Tensor]]
 """Latents behind the loop, and what the VAE's decoder returned."""

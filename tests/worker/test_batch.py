@@ -12,7 +12,16 @@ import msgspec
 import pytest
 import torch
 
-from tests.families.cases import CPU, EMBEDDED, SOURCE, Case, handed_over, make_case, source_picture
+from tests.families.cases import (
+    CPU,
+    EMBEDDED,
+    FROM_PICTURE,
+    SOURCE,
+    Case,
+    handed_over,
+    make_case,
+    source_picture,
+)
 from wire.generation import Generation
 from worker import batch
 from worker.batch import Batch, LaneCrashed, Seat
@@ -209,11 +218,10 @@ def test_paused_in_a_batch_and_resumed_in_another(case: Case, name: str) -> None
     assert all(_is_close(job, name) for job in (resumed, other))
 
 
+@pytest.mark.parametrize("case", [*FROM_PICTURE, EMBEDDED], indirect=True)
 def test_pictures_beside_text(case: Case, name: str) -> None:
     """The workflow may differ: only the calls have to fit."""
-    workflow = case.model.family_table.workflows.get("image")
-    if workflow is None:
-        pytest.skip("nothing starts from a picture here")
+    workflow = case.model.family_table.workflows["image"]
     strength = 0.5 if workflow.takes_strength else None
     jobs = _jobs(case)[:2]
     jobs[1].generation = msgspec.structs.replace(jobs[1].generation, image=SOURCE, strength=strength)

@@ -6,12 +6,9 @@ import msgspec
 import pytest
 
 from pipelines.errors import FieldRefused
-from pipelines.families import FAMILIES, check_fields
-from tests.families.cases import SOURCE, Case, equal, made_split, made_whole
-from tests.families.tiny import TINY
+from pipelines.families import check_fields
+from tests.families.cases import FROM_PICTURE, SOURCE, Case, equal, made_split, made_whole
 from wire.generation import Generation
-
-FROM_PICTURE = [name for name in TINY if "image" in FAMILIES[name].workflows]
 
 each_family = pytest.mark.parametrize("case", FROM_PICTURE, indirect=True)
 
