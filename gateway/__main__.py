@@ -42,7 +42,12 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--host", default=default["host"], help="address to listen on (default %(default)s)")
     add("--port", type=int, default=default["port"], help="TCP port, 0 for a free one (default %(default)s)")
-    add("--model", default="triptych-emoji", help="a model of the catalogue (default %(default)s)")
+    add(
+        "--model",
+        action="append",
+        metavar="NAME",
+        help="a model of the catalogue; may be repeated (default triptych-emoji)",
+    )
     add(
         "--catalogue",
         type=Path,
@@ -142,7 +147,7 @@ def parse(argv: list[str] | None) -> tuple[GatewayConfig, str]:
     else:
         workers = cpu_workers(2 if flags.cpu is None else flags.cpu, cores=n_cores())
     config = GatewayConfig(
-        model=flags.model,
+        models=tuple(flags.model or ("triptych-emoji",)),
         workers=workers,
         host=flags.host,
         port=flags.port,

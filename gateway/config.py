@@ -37,7 +37,7 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True):
     `decode_memory_bytes` bounds what one decode may take, in tiles if need be; None for no bound.
     """
 
-    model: str
+    models: tuple[str, ...]
     workers: tuple[WorkerSpec, ...]
     host: str = "127.0.0.1"
     port: int = 8000
@@ -64,6 +64,10 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     def checked(self) -> GatewayConfig:
         """Itself. Raises `ConfigRefused` for the first field that cannot be honoured."""
+        if not self.models:
+            raise ConfigRefused("models", "there are none")
+        if len(set(self.models)) != len(self.models):
+            raise ConfigRefused("models", f"one is there twice: {', '.join(self.models)}")
         if not 0 <= self.port <= 65535:
             raise ConfigRefused("port", f"{self.port} is not between 0 and 65535")
         for name in ("max_queued_jobs", "max_body_bytes", "store_capacity_bytes", "min_samples"):

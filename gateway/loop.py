@@ -78,7 +78,7 @@ class Engine:
         metrics: Metrics,
         clock: Callable[[], float],
     ) -> None:
-        self.name = config.model
+        self.name = config.models[0]
         self.model = model
         self.now_s = clock
         self.fleet = Fleet({worker.worker_id: worker.device for worker in config.workers})

@@ -154,10 +154,12 @@ async def _first(*awaitables: Awaitable[object]) -> None:
 
 
 def _model(config: GatewayConfig) -> Model:
+    if len(config.models) > 1:
+        raise ConfigRefused("models", "only one can be served")
     try:
-        return load_catalogue(*config.catalogues)[config.model]
+        return load_catalogue(*config.catalogues)[config.models[0]]
     except UnknownModel as error:
-        raise ConfigRefused("model", str(error)) from error
+        raise ConfigRefused("models", str(error)) from error
     except PipelineError as error:
         raise ConfigRefused("catalogue", str(error)) from error
 

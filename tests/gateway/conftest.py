@@ -90,7 +90,7 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
                 WorkerSpec(worker_id=f"cpu-{i}", device="cpu", threads=1) for i in range(n_workers)
             )
             # with a cache of encode results a fate of the encode stage would not be met
-            usual = {"model": "toy", "heartbeat_interval_s": 0.05, "encode_cache_bytes": 0}
+            usual = {"models": ("toy",), "heartbeat_interval_s": 0.05, "encode_cache_bytes": 0}
             config = GatewayConfig(**{**usual, "workers": workers, **fields}).checked()
             endpoint = f"ipc://{tmp_path}/gateway.sock"
             socket = stack.enter_context(GatewaySocket(endpoint))

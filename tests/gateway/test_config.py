@@ -43,7 +43,7 @@ WORKER = WorkerSpec(worker_id="cpu-0", device="cpu", threads=1)
 )
 def test_each_bad_field_names_itself(field: str, value: Any) -> None:
     with pytest.raises(ConfigRefused) as refused:
-        GatewayConfig(**{"model": "toy", "workers": (WORKER,), field: value}).checked()
+        GatewayConfig(**{"models": ("toy",), "workers": (WORKER,), field: value}).checked()
     assert refused.value.field == field
 
 

@@ -220,7 +220,7 @@ def test_a_busy_port_is_said_at_once(taken: int, capfd: pytest.CaptureFixture[st
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        ("--model nope", "model: unknown model 'nope'; known: "),
+        ("--model nope", "models: unknown model 'nope'; known: "),
         ("--catalogue /no/such.toml", "catalogue: "),
         ("--journal /no/such/folder/j", "journal: "),
         ("--max-queued 0", "max_queued_jobs: 0 is less than 1"),

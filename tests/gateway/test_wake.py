@@ -21,7 +21,7 @@ from wire.handoff import HandoffStore
 def test_wake_ups_that_are_due_already_do_not_break_later_ones(tmp_path: Path) -> None:
     async def scenario() -> None:
         engine = Engine(
-            GatewayConfig(model="toy", workers=cpu_workers(1, cores=1)),
+            GatewayConfig(models=("toy",), workers=cpu_workers(1, cores=1)),
             MODEL,
             socket=cast(Any, None),
             handoffs=Handoffs(HandoffStore(tmp_path / "handoff", node="here", capacity_bytes=1)),

@@ -16,7 +16,7 @@ from wire.to_gateway import Heartbeat, Hello, Phase
 
 SHAPE = Shape(128, 128)
 CONFIG = GatewayConfig(
-    model="toy",
+    models=("toy",),
     workers=(WorkerSpec(worker_id="cpu-0", device="cpu", threads=1),),
     heartbeat_timeout_s=15.0,
     hello_timeout_s=100.0,
