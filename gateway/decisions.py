@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 
 from gateway.config import GatewayConfig
 from gateway.errors import ConfigRefused
+from gateway.terms import Terms
 from pipelines.catalogue import Model
 from pipelines.families import is_guided
 from pipelines.graph import StageGraph
@@ -32,10 +33,19 @@ class Planner:
         return effects
 
     def deadline_s(
-        self, stages: tuple[str, ...], shape: Shape, steps: int, now_s: float, slo_ms: float | None
+        self, stages: tuple[str, ...], shape: Shape, steps: int, now_s: float, terms: Terms
     ) -> float:
         """The absolute deadline of a job that arrives now and needs `stages`."""
-        return default_deadline_s(self._state.profile, self.model, shape, steps, now_s, slo_ms, stages=stages)
+        return default_deadline_s(
+            self._state.profile,
+            self.model,
+            shape,
+            steps,
+            now_s,
+            terms.slo_ms,
+            terms.priority,
+            stages=stages,
+        )
 
     def measured_s(self, stage: str, shape: Shape) -> float | None:
         """Seconds of `stage` at this very shape, per step of the loop; None if it never ran like that."""

@@ -13,6 +13,7 @@ from gateway.errors import ApiError, ClientLeft, NotReady, QueueFull, ShuttingDo
 from gateway.handoffs import Handoffs
 from gateway.job import Job
 from gateway.jobs import JobBook, Outcome, Request
+from gateway.terms import Terms
 from pipelines.catalogue import Model
 from pipelines.graph import StageGraph
 from wire.errors import HandoffLost
@@ -61,14 +62,14 @@ class Desk:
         self.refusing = error
 
     async def generate(
-        self, generations: tuple[Generation, ...], *, slo_ms: float | None, request_id: str
+        self, generations: tuple[Generation, ...], terms: Terms, *, request_id: str
     ) -> Request:
         """All pictures of one request, in order. Raises the request's `ApiError`.
 
         Cancellation ends the request as CANCELLED: waiting jobs at once, running ones at their next step
         boundary, with their handoffs freed.
         """
-        request = self._accept(generations, slo_ms, request_id)
+        request = self._accept(generations, terms, request_id)
         waiter = asyncio.get_running_loop().create_future()
         self._waiters[request_id] = waiter
         try:
@@ -123,7 +124,7 @@ class Desk:
         if request := self.book.delivered(job, picture, self._now_s()):
             self._settle(request, ())
 
-    def _accept(self, generations: tuple[Generation, ...], slo_ms: float | None, request_id: str) -> Request:
+    def _accept(self, generations: tuple[Generation, ...], terms: Terms, request_id: str) -> Request:
         if self.refusing is not None:
             raise self.refusing
         if self._served is None:
@@ -145,7 +146,7 @@ class Desk:
                     graph=graph,
                     shape=shape,
                     arrived_s=now_s,
-                    deadline_s=planner.deadline_s(stages, shape, steps, now_s, slo_ms),
+                    deadline_s=planner.deadline_s(stages, shape, steps, now_s, terms),
                     encode_key=key,
                 )
             )

@@ -14,6 +14,7 @@ from gateway.errors import InvalidRequest, WrongContentType
 from gateway.jobs import Request
 from gateway.keys import ENGINE, REQUEST_ID
 from gateway.schema import parse_images_request, resolve
+from gateway.terms import Terms
 from gateway.timings import server_timing
 
 _THREAD_FROM_BYTES = 64 * 1024
@@ -33,7 +34,8 @@ async def post_images(request: web.Request) -> web.Response:
     generations, (width_px, height_px) = resolve(
         asked, engine.name, engine.model, draw=_draw, tiled=engine.decodes_in_tiles
     )
-    done = await engine.desk.generate(generations, slo_ms=asked.slo_ms, request_id=REQUEST_ID.get())
+    terms = Terms(slo_ms=asked.slo_ms)
+    done = await engine.desk.generate(generations, terms, request_id=REQUEST_ID.get())
     n_bytes = sum(len(job.picture or b"") for job in done.jobs)
     size = f"{width_px}x{height_px}"
     if n_bytes < _THREAD_FROM_BYTES:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from gateway.encodes import EncodeCache, encode_key
 from gateway.handoffs import Handoffs
+from gateway.terms import Terms
 from pipelines.graph import StageGraph
 from planner.types import Shape
 from tests.gateway.conftest import MODEL, Bench, Start, until
@@ -220,9 +221,9 @@ async def test_the_deadline_does_not_count_an_encode_that_is_skipped(start: Star
     planner = bench.engine._turn.planner
     deadline_s = planner.deadline_s
 
-    def noted(stages: tuple[str, ...], shape: Shape, steps: int, now_s: float, slo_ms: float | None) -> float:
+    def noted(stages: tuple[str, ...], shape: Shape, steps: int, now_s: float, terms: Terms) -> float:
         asked.append(stages)
-        return deadline_s(stages, shape, steps, now_s, slo_ms)
+        return deadline_s(stages, shape, steps, now_s, terms)
 
     planner.deadline_s = noted  # type: ignore[method-assign]
     for seed in (1, 2):
