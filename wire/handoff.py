@@ -10,14 +10,16 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 
 from wire.errors import HandoffLost, StoreFull
 from wire.handle import Handle, TensorInfo
 
 _LOCK = ".lock"
+_NAME = re.compile(r"[A-Za-z0-9-]+(\.[A-Za-z0-9]+)?")
 
 
 class HandoffStore:
@@ -30,9 +32,14 @@ class HandoffStore:
         self._node = node
         self._capacity_bytes = capacity_bytes
 
-    def put(self, data: bytes, *, tensors: tuple[TensorInfo, ...] = ()) -> Handle:
-        """Write `data` whole or not at all. Raises `StoreFull`, and then nothing is left behind."""
-        name = uuid.uuid4().hex
+    def put(self, data: bytes, *, tensors: tuple[TensorInfo, ...] = (), task_id: str | None = None) -> Handle:
+        """Write `data` whole or not at all. Raises `StoreFull`, and then nothing is left behind.
+
+        `task_id`: the task that it is written for, letters, digits and dashes. It becomes part of the name:
+        what a worker wrote and never told of can be found when the worker is gone.
+        """
+        name = uuid.uuid4().hex if task_id is None else f"{task_id}.{uuid.uuid4().hex}"
+        assert _NAME.fullmatch(name)
         with self._locked():
             used_bytes = self.used_bytes()
             if used_bytes + len(data) > self._capacity_bytes:
@@ -63,6 +70,20 @@ class HandoffStore:
         """Remove the file. Freeing twice is harmless."""
         self._path(handle).unlink(missing_ok=True)
 
+    def free_task(self, task_id: str, keep: Container[str]) -> int:
+        """Remove what was written for a task of a worker that is gone, half-written files too.
+
+        Files whose names are in `keep` stay. Returns how many were removed.
+        """
+        removed = 0
+        with os.scandir(self._folder) as entries:
+            for entry in entries:
+                if entry.name.removeprefix(".").startswith(f"{task_id}.") and entry.name not in keep:
+                    with contextlib.suppress(FileNotFoundError):
+                        os.unlink(entry.path)
+                    removed += 1
+        return removed
+
     def sweep(self, keep: Iterable[Handle] = ()) -> int:
         """Remove every file that `keep` does not name; returns how many there were. For a store at rest."""
         kept = {handle.name for handle in keep} | {_LOCK}
@@ -87,7 +108,7 @@ class HandoffStore:
     def _path(self, handle: Handle) -> Path:
         if handle.node != self._node:
             raise HandoffLost(f"handoff {handle.name} is on node {handle.node}, this is {self._node}")
-        if not handle.name.isalnum():
+        if not _NAME.fullmatch(handle.name):
             raise HandoffLost(f"handoff name {handle.name!r} is not one of ours")
         return self._folder / handle.name
 

@@ -148,7 +148,7 @@ class TaskRun:
             )
             return None
         data, tensors = pack(run.payload(last))
-        output = store.put(data, tensors=tensors)
+        output = store.put(data, tensors=tensors, task_id=task.task_id)
         packed_s = time.monotonic() - ended_s
         emit(msgspec.structs.replace(done, overhead_s=done.overhead_s + packed_s))
         return TaskDone(task_id=task.task_id, output=output, exactness=_kept_by(seat))
@@ -169,7 +169,7 @@ class TaskRun:
         packing_from_s = time.monotonic()
         data, tensors = pack(run.payload(done.stage))
         try:
-            output = self._around.store.put(data, tensors=tensors)
+            output = self._around.store.put(data, tensors=tensors, task_id=self.task.task_id)
         except StoreFull:
             output = None
         packed_s = time.monotonic() - packing_from_s
@@ -184,7 +184,7 @@ class TaskRun:
                 quality=task.generation.file_quality,
                 frames_per_second=frames_per_second,
             )
-            output = self._around.store.put(file)
+            output = self._around.store.put(file, task_id=task.task_id)
         except Exception as error:  # this thread has nobody else to answer for the task
             emit(_failure(task, task.stages[-1], error))
         else:
@@ -219,7 +219,7 @@ class TaskRun:
 
     def _save(self, checkpoint: Checkpoint) -> Handle:
         data, tensors = pack(checkpoint.payload())
-        return self._around.store.put(data, tensors=tensors)
+        return self._around.store.put(data, tensors=tensors, task_id=self.task.task_id)
 
     def _check_stop(self, steps_done: int) -> None:
         if self._around.wishes.wants_stop(self.task.task_id):

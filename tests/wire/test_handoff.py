@@ -56,7 +56,19 @@ def test_sweep_keeps_what_open_jobs_name(store: HandoffStore) -> None:
         store.get(dropped)
 
 
-@pytest.mark.parametrize("name", ["../../secret", "/absolute", ".lock", ""])
+def test_what_a_lost_task_wrote_is_found(tmp_path: Path, store: HandoffStore) -> None:
+    told, untold = (store.put(b"a", task_id="task-1") for _ in range(2))
+    other, nobody = store.put(b"b", task_id="task-10"), store.put(b"c")
+    draft = tmp_path / "store" / ".task-1.0123"
+    draft.write_bytes(b"hal")
+    assert store.free_task("task-1", keep={told.name}) == 2
+    assert [store.get(handle) for handle in (told, other, nobody)] == [b"a", b"b", b"c"]
+    assert not draft.exists()
+    with pytest.raises(HandoffLost):
+        store.get(untold)
+
+
+@pytest.mark.parametrize("name", ["../../secret", "/absolute", ".lock", "", "task.", "a.b.c", "a/b"])
 def test_a_handle_cannot_leave_the_folder(store: HandoffStore, name: str) -> None:
     with pytest.raises(HandoffLost):
         store.get(Handle(node="here", name=name, n_bytes=1))
