@@ -51,6 +51,17 @@ class Handoffs:
         if handle.name not in self._owned:
             self._unlink(handle)
 
+    def free_task(self, task_id: str) -> None:
+        """Free what a lost worker wrote for this task, told of or not, but for what somebody owns.
+
+        To be called when nothing writes for it any more: the worker's process has ended.
+        """
+        try:
+            if n_files := self._store.free_task(task_id, keep=self._owned.keys()):
+                log.info("%d files of the lost task %s were freed", n_files, task_id)
+        except OSError as error:
+            log.warning("the files of the lost task %s were not freed: %s", task_id, error)
+
     async def read(self, handle: Handle) -> bytes:
         """Raises `HandoffLost`. Cancellation leaves the file."""
         return await asyncio.to_thread(self._store.get, handle)

@@ -106,8 +106,9 @@ class Ended(Exception):
 class Fates:
     """What befalls the next task that reaches a stage; each fate is met once, in order.
 
-    Fates: "die", "step+die", "hang", "silent", "hold", "fail:KIND", "lie", "skip", "no_file", "others_file",
-    "give_up", "numeric" (less than bitwise was kept), "no_room" (only the task's output is written),
+    Fates: "die", "step+die", "write+die" (its file is there, nobody was told), "hang", "silent", "hold",
+    "fail:KIND", "lie", "skip", "no_file", "others_file", "give_up", "numeric" (less than bitwise was kept),
+    "no_room" (only the task's output is written),
     "checkpoint+die" and "checkpoint+hang" behind the next checkpoint, "numeric+die" behind one that kept
     less, "lost_checkpoint" and "others_checkpoint" (whose file is not there, or another task's, before it
     dies), "unasked" (it pauses), and, between the end of the stage and that of the task, "end+hang" and
@@ -286,7 +287,9 @@ class ScriptedWorker:
                 await self._say(StageStarted(task_id=order.task_id, stage=stage, started_at_s=started_s))
             if stage == "denoise" and fate != "die" and not skip:
                 await self._step(order, first + 1)
-            if fate in ("die", "step+die"):
+            if fate == "write+die":
+                self._store.put(b"untold", task_id=order.task_id)
+            if fate in ("die", "step+die", "write+die"):
                 raise Died
             if fate == "silent":
                 self._silent = True

@@ -50,6 +50,14 @@ async def test_a_death_in_a_stage_is_survived(start: Start, stage: str, placemen
     await assert_clean(bench)
 
 
+@pytest.mark.parametrize("stage", STAGES)
+async def test_what_a_dead_worker_wrote_and_never_told_of_is_freed(start: Start, stage: str) -> None:
+    bench = await start((stage, "write+die"))
+    await assert_served(bench)
+    assert sum(bench.fleet.n_deaths.values()) == 1
+    await assert_clean(bench)
+
+
 @pytest.mark.parametrize("placement", ["auto", SPLIT], ids=["merged", "split"])
 async def test_a_death_while_the_picture_is_encoded_is_survived(start: Start, placement: object) -> None:
     bench = await start(("decode", "end+hang"), placement=placement)
