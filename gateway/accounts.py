@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import enum
 import logging
 
 from gateway.fleet import Worker
+from gateway.job import Job
 from gateway.jobs import Outcome, Request
 from gateway.journal import Journal
 from gateway.metrics import Metrics
@@ -15,6 +17,16 @@ from planner.types import Evict, Load, Pause, Run
 from wire.to_gateway import StageDone
 
 log = logging.getLogger(__name__)
+
+
+class Retry(enum.StrEnum):
+    """Why a job's work was to be run again, or only went on later."""
+
+    WORKER_LOST = "worker_lost"
+    GIVEN_UP = "given_up"
+    HANDOFF_LOST = "handoff_lost"
+    STORE_FULL = "store_full"
+    PAUSED = "paused"
 
 
 class Accounts:
@@ -118,6 +130,14 @@ class Accounts:
             exactness=request.exactness,
             at_s=request.ended_s,
         )
+
+    def retried(self, job: Job, why: Retry) -> None:
+        """`job` goes on from what is kept of it."""
+        self.metrics.retries.labels(job.model, str(why)).inc()
+
+    def checkpoint_saved(self, job: Job, n_bytes: int) -> None:
+        self.metrics.checkpoints.labels(job.model).inc()
+        self.metrics.checkpoint_bytes.labels(job.model).inc(n_bytes)
 
     def worker_changed(self, worker: Worker, at_s: float) -> None:
         self._journal.record("worker", worker=worker.worker_id, state=worker.state, at_s=at_s)

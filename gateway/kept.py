@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+from gateway.accounts import Accounts, Retry
 from gateway.encodes import EncodeCache
 from gateway.handoffs import Handoffs
 from gateway.job import Checkpoint, Job, weakest
@@ -30,6 +31,7 @@ class Kept:
         graph: StageGraph,
         handoffs: Handoffs,
         encodes: EncodeCache,
+        accounts: Accounts,
         *,
         checkpoint_every: int,
         clock: Callable[[], float],
@@ -39,6 +41,7 @@ class Kept:
         self._last_encode = next((s.name for s in reversed(graph.stages) if s.kind == "encode"), None)
         self._handoffs = handoffs
         self._encodes = encodes
+        self._accounts = accounts
         self._now_s = clock
 
     def keep_after(self, stages: tuple[str, ...]) -> str | None:
@@ -86,6 +89,7 @@ class Kept:
             self._handoffs.discard(message.checkpoint)
         elif self._handoffs.own(message.checkpoint):
             self._handoffs.free(*job.save(Checkpoint(message.step, message.checkpoint, kept)))
+            self._accounts.checkpoint_saved(job, message.checkpoint.n_bytes)
             self._encodes.give_way()
         else:
             log.warning("task %s names the file of another task", task.task_id)
@@ -102,6 +106,8 @@ class Kept:
             job.stage_started(self._now_s())
         checkpoint = Checkpoint(message.step, message.checkpoint, kept)
         self._handoffs.free(*job.pause(checkpoint, self._now_s()))
+        self._accounts.checkpoint_saved(job, checkpoint.handle.n_bytes)
+        self._accounts.retried(job, Retry.PAUSED)
         self._encodes.give_way()
         return True
 

@@ -47,6 +47,24 @@ class Metrics:
             ["worker"],
             registry=self.registry,
         )
+        self.retries = Counter(
+            "triptych_job_retries",
+            "Jobs whose work was run again or went on later, by reason",
+            ["model", "reason"],
+            registry=self.registry,
+        )
+        self.checkpoints = Counter(
+            "triptych_checkpoints",
+            "Checkpoints of loops that were kept",
+            ["model"],
+            registry=self.registry,
+        )
+        self.checkpoint_bytes = Counter(
+            "triptych_checkpoint_bytes",
+            "Bytes of the checkpoints that were kept",
+            ["model"],
+            registry=self.registry,
+        )
         self.effects = Counter(
             "triptych_planner_effects",
             "Effects of the planner that were carried out",

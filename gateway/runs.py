@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from gateway.accounts import Accounts
+from gateway.accounts import Accounts, Retry
 from gateway.decisions import shape_of
 from gateway.desk import Desk
 from gateway.encodes import EncodeCache
@@ -85,8 +85,10 @@ class Runs:
     ) -> None:
         self._owner = owner
         self._desk = desk
-        self._setbacks = Setbacks(desk, handoffs, encodes, clock=owner.now_s)
-        self._kept = Kept(graph, handoffs, encodes, checkpoint_every=checkpoint_every, clock=owner.now_s)
+        self._setbacks = Setbacks(desk, handoffs, encodes, accounts, clock=owner.now_s)
+        self._kept = Kept(
+            graph, handoffs, encodes, accounts, checkpoint_every=checkpoint_every, clock=owner.now_s
+        )
         self._graph = graph
         self._fleet = fleet
         self._handoffs = handoffs
@@ -194,9 +196,12 @@ class Runs:
 
     def worker_lost(self, worker_id: str, task: Task, reason: str) -> None:
         """The worker that had `task` is gone: its job goes back, or ends if it is poison."""
+        self._handoffs.free_task(task.task_id)
         job = self._job_of(task)
         if job is not None:
-            self._setbacks.work_lost(job, task.stages[-1], f"{worker_id} was lost ({reason})")
+            self._setbacks.work_lost(
+                job, task.stages[-1], f"{worker_id} was lost ({reason})", Retry.WORKER_LOST
+            )
 
     def handoff_lost(self, job: Job) -> None:
         """A file of a job that no worker has is gone."""
@@ -353,7 +358,7 @@ class Runs:
         worker.ended(task)
         if job := self._job_of(task):
             # nobody asked for it: counted like a death, so that a worker cannot do so for ever
-            self._setbacks.work_lost(job, task.stages[-1], f"{worker.worker_id} gave it up")
+            self._setbacks.work_lost(job, task.stages[-1], f"{worker.worker_id} gave it up", Retry.GIVEN_UP)
 
     def _checkpoint_saved(self, worker: Worker, task: Task, message: CheckpointSaved) -> None:
         self._kept.checkpoint(self._job_of(task), task, message)
@@ -365,7 +370,9 @@ class Runs:
             self._handoffs.discard(message.checkpoint)
             if job is not None:
                 # as if it had given it up
-                self._setbacks.work_lost(job, task.stages[-1], f"{worker.worker_id} paused it unasked")
+                self._setbacks.work_lost(
+                    job, task.stages[-1], f"{worker.worker_id} paused it unasked", Retry.GIVEN_UP
+                )
         elif not self._kept.paused(job, task, message):
             # what its loop began with did not fit into the store
             self._setbacks.store_full(job)

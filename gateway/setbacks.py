@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+from gateway.accounts import Accounts, Retry
 from gateway.desk import Desk
 from gateway.encodes import EncodeCache
 from gateway.errors import (
@@ -37,11 +38,18 @@ class Setbacks:
     """Every way back is bounded. The job has no task when one of these is called, or its task is lost."""
 
     def __init__(
-        self, desk: Desk, handoffs: Handoffs, encodes: EncodeCache, *, clock: Callable[[], float]
+        self,
+        desk: Desk,
+        handoffs: Handoffs,
+        encodes: EncodeCache,
+        accounts: Accounts,
+        *,
+        clock: Callable[[], float],
     ) -> None:
         self._desk = desk
         self._handoffs = handoffs
         self._encodes = encodes
+        self._accounts = accounts
         self._now_s = clock
 
     def task_failed(self, job: Job, message: TaskFailed) -> None:
@@ -86,9 +94,10 @@ class Setbacks:
             freed = job.forget_all()
         job.rewind(self._now_s())
         self._handoffs.free(*freed)
+        self._accounts.retried(job, Retry.HANDOFF_LOST)
         log.warning("job %s: a handoff is gone, it goes on from the start of %s", job.job_id, job.pending[0])
 
-    def work_lost(self, job: Job, last_stage: str, why: str) -> None:
+    def work_lost(self, job: Job, last_stage: str, why: str, reason: Retry) -> None:
         """Its worker is gone: back to the last handoff or checkpoint, unless the job is poison.
 
         `last_stage` of its task is where it is, if every stage had ended and only the file was missing.
@@ -99,6 +108,7 @@ class Setbacks:
             self._desk.fail(job, PoisonRequest(error))
             return
         job.rewind(self._now_s())
+        self._accounts.retried(job, reason)
         where, step = job.pending[0], job.steps_done
         log.warning("job %s: %s in %s, it goes on from %s, step %d", job.job_id, why, stage, where, step)
 
@@ -113,3 +123,4 @@ class Setbacks:
         now_s = self._now_s()
         job.hold_until_s = now_s + STORE_FULL_HOLD_S * 2**job.n_store_full
         job.rewind(now_s)
+        self._accounts.retried(job, Retry.STORE_FULL)
