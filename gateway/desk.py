@@ -9,7 +9,7 @@ from typing import Protocol
 from gateway.accounts import Accounts
 from gateway.decisions import Planner, shape_of
 from gateway.encodes import EncodeCache, encode_key
-from gateway.errors import ApiError, ClientLeft, NotReady, QueueFull, ShuttingDown
+from gateway.errors import ApiError, ClientLeft, DeadlineMissed, NotReady, QueueFull, ShuttingDown
 from gateway.handoffs import Handoffs
 from gateway.job import Job
 from gateway.jobs import JobBook, Outcome, Request
@@ -67,11 +67,12 @@ class Desk:
         """All pictures of one request, in order. Raises the request's `ApiError`.
 
         Cancellation ends the request as CANCELLED: waiting jobs at once, running ones at their next step
-        boundary, with their handoffs freed.
+        boundary, with their handoffs freed. So does its deadline, if `terms` say so.
         """
         request = self._accept(generations, terms, request_id)
         waiter = asyncio.get_running_loop().create_future()
         self._waiters[request_id] = waiter
+        due = self._end_when_late(request) if terms.drop_if_late else None
         try:
             await waiter
         except asyncio.CancelledError:
@@ -79,6 +80,8 @@ class Desk:
             raise
         finally:
             del self._waiters[request_id]
+            if due is not None:
+                due.cancel()
         if request.error is not None:
             raise request.error
         return request
@@ -147,6 +150,7 @@ class Desk:
                     shape=shape,
                     arrived_s=now_s,
                     deadline_s=planner.deadline_s(stages, shape, steps, now_s, terms),
+                    priority=terms.priority,
                     encode_key=key,
                 )
             )
@@ -158,6 +162,12 @@ class Desk:
             raise
         self._changed()
         return request
+
+    def _end_when_late(self, request: Request) -> asyncio.TimerHandle:
+        left_s = max(0.0, request.deadline_s - self._now_s())
+        allowed_s = request.deadline_s - request.arrived_s
+        late = DeadlineMissed(f"not done within {allowed_s:.3f} s, after which it was to be dropped")
+        return asyncio.get_running_loop().call_later(left_s, self._end, request, Outcome.CANCELLED, late)
 
     def _end(self, request: Request, outcome: Outcome, error: ApiError) -> None:
         if request.outcome is None:

@@ -19,6 +19,7 @@ GatewayError
    |  |- QueueFull            429 retry
    |  |- NotReady             503 retry
    |  |- ShuttingDown         503 retry
+   |  |- DeadlineMissed       504 it asked to be dropped then
    |  `- InternalError        500
    `- PeerError               a worker
       |- StageFailed          500
@@ -187,6 +188,13 @@ class ShuttingDown(OurError):
     code = "shutting_down"
     may_retry = True
     retry_after_s = 10.0
+
+
+class DeadlineMissed(OurError):
+    """It was not done by its deadline, and had asked to be dropped then."""
+
+    status = 504
+    code = "deadline_missed"
 
 
 class InternalError(OurError):

@@ -34,7 +34,11 @@ async def post_images(request: web.Request) -> web.Response:
     generations, (width_px, height_px) = resolve(
         asked, engine.name, engine.model, draw=_draw, tiled=engine.decodes_in_tiles
     )
-    terms = Terms(slo_ms=asked.slo_ms)
+    terms = Terms(
+        slo_ms=asked.slo_ms,
+        priority=asked.priority or "standard",
+        drop_if_late=bool(asked.drop_if_late),
+    )
     done = await engine.desk.generate(generations, terms, request_id=REQUEST_ID.get())
     n_bytes = sum(len(job.picture or b"") for job in done.jobs)
     size = f"{width_px}x{height_px}"

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from gateway.lifecycle import BACK_TO, ENDED, STARTED, Event, State, advance
 from pipelines.graph import StageGraph
-from planner.types import JobView, Shape
+from planner.types import JobView, Priority, Shape
 from wire.generation import Exactness, Generation
 from wire.handle import Handle
 
@@ -51,6 +51,7 @@ class Job:
     shape: Shape
     arrived_s: float
     deadline_s: float
+    priority: Priority = "standard"
     encode_key: str | None = None
     state: State = State.QUEUED
     entered_s: float = 0.0
@@ -196,6 +197,7 @@ class Job:
             deadline_s=self.deadline_s,
             running=self.task_id is not None,
             steps_done=self.steps_done,
+            priority=self.priority,
         )
 
     def _durable(self, handoff: Handle) -> list[Handle]:

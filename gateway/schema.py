@@ -60,6 +60,8 @@ class ImagesRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     guidance_scale: float | None = None
     negative_prompt: str | None = None
     slo_ms: float | None = None
+    priority: Literal["interactive", "standard", "batch"] | None = None
+    drop_if_late: bool | None = None
     exactness: Literal["bitwise", "numeric", "approximate"] | None = None
     allow_degraded: bool | None = None
     lora: str | LoraRequest | None = None

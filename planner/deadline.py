@@ -11,6 +11,9 @@ from planner.types import ModelView, Priority, Shape
 SLO_SCALE: Mapping[Priority, float] = MappingProxyType({"interactive": 1.5, "standard": 2.5, "batch": 20.0})
 """A job's time until its deadline over its time alone on an idle worker."""
 
+URGENCY: Mapping[Priority, int] = MappingProxyType({"interactive": 0, "standard": 1, "batch": 2})
+"""Which of two jobs with one deadline goes first: the lower."""
+
 UNPROFILED_S = 300.0
 """Time until the deadline of a job whose cost is not known yet. Generous: it only orders the first jobs of a
 model, and an early guess must not make them overtake jobs whose deadlines mean something."""

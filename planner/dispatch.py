@@ -7,13 +7,14 @@ worker go by deadline alone. Whether a busy worker would have been the better ch
 
 from __future__ import annotations
 
+from planner.deadline import URGENCY
 from planner.placement import Targets
 from planner.residency import homes_of
 from planner.types import JobView, Observation, Run, StageKey, WorkerView
 
 
 def runs(targets: Targets, observation: Observation) -> list[Run]:
-    """At most one `Run` per idle worker and per ready job, in order of deadline, arrival and id.
+    """At most one `Run` per idle worker and per ready job, in order of deadline, priority, arrival and id.
 
     A stage runs where it is resident and placed; a stage resident only where it has no place runs there, so
     that nothing waits for a placement change. Among idle workers the choice is: one with no load under way
@@ -29,7 +30,7 @@ def runs(targets: Targets, observation: Observation) -> list[Run]:
     }
     ready = sorted(
         (job for job in observation.jobs if not job.running),
-        key=lambda job: (job.deadline_s, job.arrived_s, job.job_id),
+        key=lambda job: (job.deadline_s, URGENCY[job.priority], job.arrived_s, job.job_id),
     )
     effects = []
     for job in ready:

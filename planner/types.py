@@ -19,7 +19,8 @@ StageKey = tuple[str, str]
 """A stage of a model: (model, stage)."""
 
 Priority = Literal["interactive", "standard", "batch"]
-"""How urgent a request says that it is. It decides the deadline of a request that names none."""
+"""How urgent a request says that it is. It decides the deadline of a request that names none, and which of
+two jobs with one deadline goes first."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -48,6 +49,7 @@ class JobView:
     deadline_s: float
     running: bool = False
     steps_done: int = 0
+    priority: Priority = "standard"
 
 
 @dataclass(frozen=True, slots=True)

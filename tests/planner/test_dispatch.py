@@ -27,6 +27,23 @@ def test_equal_deadlines_go_by_arrival_and_then_by_id() -> None:
     assert dispatched({"w0": EVERY}, [worker("w0")], [later, b]) == [run("b", "w0", *ALL)]
 
 
+def test_equal_deadlines_go_by_priority_before_arrival() -> None:
+    jobs = [
+        job("batch", 20.0, priority="batch"),
+        job("standard", 20.0, arrived_s=1.0),
+        job("interactive", 20.0, arrived_s=2.0, priority="interactive"),
+    ]
+    names = ["interactive", "standard", "batch"]
+    workers = [worker(f"w{i}") for i in range(3)]
+    effects = dispatched(dict.fromkeys(("w0", "w1", "w2"), EVERY), workers, jobs)
+    assert effects == [run(name, f"w{i}", *ALL) for i, name in enumerate(names)]
+
+
+def test_an_earlier_deadline_comes_before_any_priority() -> None:
+    jobs = [job("hurried", 20.0, priority="interactive"), job("patient", 19.0, priority="batch")]
+    assert dispatched({"w0": EVERY}, [worker("w0")], jobs) == [run("patient", "w0", *ALL)]
+
+
 def test_busy_workers_and_running_jobs_are_left_alone() -> None:
     jobs = [job("a", 1.0, running=True), job("b", 2.0), job("c", 3.0)]
     workers = [worker("w0", busy_with=("decode",)), worker("w1")]

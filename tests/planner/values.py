@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from planner.types import JobView, ModelView, RunningTask, Shape, StageSample, WorkerView
+from planner.types import JobView, ModelView, Priority, RunningTask, Shape, StageSample, WorkerView
 
 SHAPE = Shape(512, 512)
 TINY = ModelView("tiny", ("encode", "denoise", "decode"), "denoise")
@@ -27,8 +27,9 @@ def job(
     pending: tuple[str, ...] = TINY.stages,
     arrived_s: float = 0.0,
     running: bool = False,
+    priority: Priority = "standard",
 ) -> JobView:
-    return JobView(job_id, "tiny", SHAPE, 4, pending, arrived_s, deadline_s, running)
+    return JobView(job_id, "tiny", SHAPE, 4, pending, arrived_s, deadline_s, running, priority=priority)
 
 
 def worker(
