@@ -24,6 +24,8 @@ class Handoffs:
         self._owned: dict[str, Handle] = {}
         self._n_owners: Counter[str] = Counter()
         self.n_bytes = 0
+        self._taken: Counter[str] = Counter()
+        self._freed: Counter[str] = Counter()
 
     def own(self, handle: Handle) -> bool:
         """Become the first owner. False if it has one already: a worker named another task's output."""
@@ -32,6 +34,7 @@ class Handoffs:
         self._owned[handle.name] = handle
         self._n_owners[handle.name] = 1
         self.n_bytes += handle.n_bytes
+        self._taken.update(files=1, n_bytes=handle.n_bytes)
         return True
 
     def share(self, handle: Handle) -> None:
@@ -76,13 +79,21 @@ class Handoffs:
             self._remove(handle)
 
     def statistics(self) -> dict[str, int]:
-        """Files that have an owner, and their bytes."""
-        return {"files": len(self._owned), "n_bytes": self.n_bytes}
+        """Files that have an owner and their bytes, and of all that ever had one how many were freed again."""
+        return {
+            "files": len(self._owned),
+            "n_bytes": self.n_bytes,
+            "taken": self._taken["files"],
+            "taken_bytes": self._taken["n_bytes"],
+            "freed": self._freed["files"],
+            "freed_bytes": self._freed["n_bytes"],
+        }
 
     def _remove(self, handle: Handle) -> None:
         del self._n_owners[handle.name]
         if (owned := self._owned.pop(handle.name, None)) is not None:
             self.n_bytes -= owned.n_bytes
+            self._freed.update(files=1, n_bytes=owned.n_bytes)
         self._unlink(handle)
 
     def _unlink(self, handle: Handle) -> None:
