@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import logging
 
-from gateway.fleet import Worker
+from gateway.fleet import Worker, WorkerState
 from gateway.job import Job
 from gateway.jobs import Outcome, Request
 from gateway.journal import Journal
@@ -139,5 +139,18 @@ class Accounts:
         self.metrics.checkpoints.labels(job.model).inc()
         self.metrics.checkpoint_bytes.labels(job.model).inc(n_bytes)
 
-    def worker_changed(self, worker: Worker, at_s: float) -> None:
-        self._journal.record("worker", worker=worker.worker_id, state=worker.state, at_s=at_s)
+    def worker_changed(self, worker: Worker, at_s: float, reason: str = "") -> None:
+        """It is in another state now."""
+        if worker.state is WorkerState.GIVEN_UP:
+            log.error("%s is given up: it never came up whole, last: %s", worker.worker_id, reason)
+        self._journal.record("worker", worker=worker.worker_id, state=worker.state, reason=reason, at_s=at_s)
+
+    def worker_exited(self, worker: Worker, reason: str) -> None:
+        """Its process ended unasked; that it is dead is told by `worker_changed`."""
+        log.warning("%s ended: %s", worker.worker_id, reason)
+        self.metrics.restarts.labels(worker.worker_id).inc()
+
+    def worker_killed(self, worker: Worker, reason: str, at_s: float) -> None:
+        """It is silent, stuck or wrong, and is about to be ended."""
+        log.error("%s is killed: %s", worker.worker_id, reason)
+        self._journal.record("kill", worker=worker.worker_id, reason=reason, at_s=at_s)

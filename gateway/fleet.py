@@ -46,6 +46,8 @@ class Worker:
     heard_at_s: float = 0.0
     phase: Phase = Phase.STARTING
     condemned: bool = False
+    n_exits: int = 0
+    last_exit: str = ""
 
     @property
     def is_up(self) -> bool:
@@ -59,6 +61,11 @@ class Worker:
     def started(self, now_s: float) -> None:
         """A process was started; nothing of its predecessor is true of it."""
         self._forget(WorkerState.STARTING, now_s)
+
+    def exited(self, reason: str) -> None:
+        """Its process has ended unasked: counted, and kept until the next one does."""
+        self.n_exits += 1
+        self.last_exit = reason
 
     def greeted(self, hello: Hello, now_s: float) -> None:
         self._forget(WorkerState.UP, now_s)

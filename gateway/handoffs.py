@@ -79,7 +79,7 @@ class Handoffs:
             self._remove(handle)
 
     def statistics(self) -> dict[str, int]:
-        """Files that have an owner and their bytes, and of all that ever had one how many were freed again."""
+        """Files that have an owner, and their bytes; files that ever had one, and that were freed again."""
         return {
             "files": len(self._owned),
             "n_bytes": self.n_bytes,

@@ -8,7 +8,8 @@ Written by a thread: the event loop only puts a line in a bounded queue. Events,
 - "pause": worker, job, reason, detail, at_s
 - "request": request, outcome, status, n, size, steps, times_s, deadline_s (from arrival), deadline_met,
   exactness, at_s
-- "worker": worker, state, at_s
+- "worker": worker, state, reason (why a dead one is that), at_s
+- "kill": worker, reason, at_s (it is silent, stuck or wrong)
 
 Times are seconds of the node's monotonic clock, `times_s` are durations.
 """

@@ -166,15 +166,15 @@ class Engine:
         self._accounts.worker_changed(worker, self.now_s())
 
     def worker_exited(self, worker_id: str, reason: str) -> None:
-        log.warning("%s ended: %s", worker_id, reason)
-        self.metrics.restarts.labels(worker_id).inc()
-        self._lost(self.fleet[worker_id], reason)
+        worker = self.fleet[worker_id]
+        worker.exited(reason)
+        self._accounts.worker_exited(worker, reason)
+        self._lost(worker, reason)
 
     def worker_given_up(self, worker_id: str, reason: str) -> None:
-        log.error("%s is given up: it never came up whole, last: %s", worker_id, reason)
         worker = self.fleet[worker_id]
         worker.lost(self.now_s(), for_good=True)
-        self._accounts.worker_changed(worker, self.now_s())
+        self._accounts.worker_changed(worker, self.now_s(), reason)
         left = {w.worker_id for w in self.fleet if w.state is not WorkerState.GIVEN_UP}
         homeless = self._turn.planner.homeless(left) if self._turn is not None else ()
         if not left:
@@ -352,7 +352,7 @@ class Engine:
         if self._describing == worker.worker_id:
             self._describing = None
         tasks = worker.lost(self.now_s())
-        self._accounts.worker_changed(worker, self.now_s())
+        self._accounts.worker_changed(worker, self.now_s(), reason)
         if self._turn is not None:
             for task in tasks:
                 self._turn.runs.worker_lost(worker.worker_id, task, reason)
@@ -394,7 +394,7 @@ class Engine:
             self._kill(worker, reason)
 
     def _kill(self, worker: Worker, reason: str) -> None:
-        log.error("%s is killed: %s", worker.worker_id, reason)
+        self._accounts.worker_killed(worker, reason, self.now_s())
         worker.condemned = True
         if self.keeper is not None:
             self.keeper.kill(worker.worker_id)
