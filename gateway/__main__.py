@@ -114,6 +114,7 @@ def _parser() -> argparse.ArgumentParser:
         ("heartbeat_interval_s", "how often workers report"),
         ("heartbeat_timeout_s", "a worker silent for this long is killed"),
         ("stall_timeout_s", "a task without progress for this long, and 5 times its profile, is killed"),
+        ("load_timeout_s", "a worker whose load has not ended after this long is killed"),
     ):
         flag = "--" + name.replace("_", "-")
         add(
@@ -166,6 +167,7 @@ def parse(argv: list[str] | None) -> tuple[GatewayConfig, str]:
         heartbeat_interval_s=flags.heartbeat_interval_s,
         heartbeat_timeout_s=flags.heartbeat_timeout_s,
         stall_timeout_s=flags.stall_timeout_s,
+        load_timeout_s=flags.load_timeout_s,
     )
     return config.checked(), flags.log_level
 

@@ -28,7 +28,8 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     A worker is killed when nothing is heard from it for `heartbeat_timeout_s`, when its process has said no
     Hello after `hello_timeout_s`, or when a task has not got on for `stall_timeout_s` and for five times what
-    the profile expects. `max_queued_jobs` bounds the pictures that wait, at any stage.
+    the profile expects, or when one load has not ended after `load_timeout_s`. `max_queued_jobs` bounds the
+    pictures that wait, at any stage.
 
     Every `checkpoint_every` steps a denoise loop writes a checkpoint, 0 for never. Eight, because a lost
     worker then costs at most eight steps, and a checkpoint little against eight steps: 0.9 ms and 39 kB
@@ -58,6 +59,7 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True):
     hello_timeout_s: float = 180.0
     stall_timeout_s: float = 10.0
     warm_up_timeout_s: float = 600.0
+    load_timeout_s: float = 1800.0
     drain_timeout_s: float = 10.0
     worker_stop_timeout_s: float = 3.0
     max_start_failures: int = 3

@@ -52,6 +52,10 @@ class Planner:
         records = self._state.profile.records.get((self.model.model, stage), {})
         return records[shape].median_s if shape in records else None
 
+    def estimated_s(self, stage: str, shape: Shape) -> float | None:
+        """The same from the nearest shape at which it ever ran; None if it never ran at all."""
+        return self._state.profile.estimate_s(self.model, stage, shape, steps=1)
+
     def homeless(self, workers: Collection[str]) -> tuple[str, ...]:
         """Stages that are pinned to none of `workers`. None without a pinned placement."""
         pinned = self._state.config.pinned

@@ -45,6 +45,7 @@ class Worker:
     finishing: dict[str, Task] = field(default_factory=dict)
     heard_at_s: float = 0.0
     phase: Phase = Phase.STARTING
+    phase_since_s: float = 0.0
     condemned: bool = False
     n_exits: int = 0
     last_exit: str = ""
@@ -102,7 +103,7 @@ class Worker:
 
     def beat(self, heartbeat: Heartbeat, now_s: float) -> None:
         """A heartbeat shows the phase, and progress within a step loop even if a message was late."""
-        self.phase = heartbeat.phase
+        self.phase, self.phase_since_s = heartbeat.phase, now_s - heartbeat.since_s
         task = self.task
         if task and heartbeat.task_id == task.task_id and heartbeat.step > task.steps_done:
             task.moved_at_s = now_s
@@ -126,7 +127,7 @@ class Worker:
         self.resident_bytes = 0
         self.task = None
         self.finishing.clear()
-        self.phase = Phase.STARTING
+        self.phase, self.phase_since_s = Phase.STARTING, now_s
         self.condemned = False
 
 

@@ -13,11 +13,15 @@ from wire.to_gateway import Phase
 TIMES_EXPECTED = 5.0
 """A step (or a stage without a loop) that takes this many times what the profile expects is stuck."""
 
+TIMES_GUESSED = 20.0
+"""The same for a shape that never ran, whose time is scaled by its pixels from another: attention grows with
+their square, and a first run may have kernels to compile."""
+
 
 def overdue(
     fleet: Fleet, planner: Planner | None, config: GatewayConfig, now_s: float
 ) -> Iterator[tuple[Worker, str]]:
-    """Workers to be killed, with the reason. One that loads is only held to its heartbeat."""
+    """Workers to be killed, with the reason. One that loads is held to its heartbeat and `load_timeout_s`."""
     for worker in fleet:
         silent_s = now_s - worker.heard_at_s
         if worker.condemned:
@@ -26,26 +30,35 @@ def overdue(
             yield worker, f"no Hello in {silent_s:.0f} s"
         elif worker.is_up and silent_s > config.heartbeat_timeout_s:
             yield worker, f"nothing heard in {silent_s:.1f} s"
-        elif worker.is_up:
-            if worker.task is not None and worker.phase is Phase.LOADING:
-                # the task waits behind a load, however slow that is
-                worker.task.moved_at_s = now_s
-            for task in worker.tasks:
-                stuck_s = now_s - task.moved_at_s
-                if stuck_s > _bound_s(task, planner, config):
-                    where = "+".join(task.pending) or "encoding its picture"
-                    yield worker, f"no progress in {where} for {stuck_s:.1f} s"
-                    break
+        elif worker.is_up and (reason := _stuck(worker, planner, config, now_s)):
+            yield worker, reason
+
+
+def _stuck(worker: Worker, planner: Planner | None, config: GatewayConfig, now_s: float) -> str | None:
+    """Why a worker that is heard does not get on, None if it does."""
+    if worker.phase is Phase.LOADING:
+        if (loading_s := now_s - worker.phase_since_s) > config.load_timeout_s:
+            return f"a load that has not ended in {loading_s:.0f} s"
+        if worker.task is not None:
+            # the task waits behind the load
+            worker.task.moved_at_s = now_s
+    for task in worker.tasks:
+        stuck_s = now_s - task.moved_at_s
+        if stuck_s > _bound_s(task, planner, config):
+            where = "+".join(task.pending) or "encoding its picture"
+            return f"no progress in {where} for {stuck_s:.1f} s"
+    return None
 
 
 def _bound_s(task: Task, planner: Planner | None, config: GatewayConfig) -> float:
-    """Seconds between two signs of progress. A shape that never ran may take as long as a warm-up."""
+    """Seconds between two signs of progress. A stage that never ran may take as long as a warm-up."""
     if task.is_warm_up or planner is None:
         return config.warm_up_timeout_s
     if not task.pending:
         # many pictures may be in line for the one thread that encodes them
         return TIMES_EXPECTED * config.stall_timeout_s
-    expected_s = planner.measured_s(task.pending[0], task.shape)
-    if expected_s is None:
-        return config.warm_up_timeout_s
-    return max(config.stall_timeout_s, TIMES_EXPECTED * expected_s)
+    if (expected_s := planner.measured_s(task.pending[0], task.shape)) is not None:
+        return max(config.stall_timeout_s, TIMES_EXPECTED * expected_s)
+    if (guessed_s := planner.estimated_s(task.pending[0], task.shape)) is not None:
+        return max(TIMES_EXPECTED * config.stall_timeout_s, TIMES_GUESSED * guessed_s)
+    return config.warm_up_timeout_s

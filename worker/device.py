@@ -93,6 +93,7 @@ class DeviceLoop:
         self.doing = doing
 
     def _describe(self, command: Describe) -> None:
+        self.doing = Doing(Phase.LOADING, time.monotonic())
         try:
             graphs = derive(command.model, from_entry(command.entry))
         except PipelineError as error:

@@ -14,6 +14,7 @@ from tests.gateway.scripted import STAGES, picture_of
 FATES = (
     "die",
     "step+die",
+    "write+die",
     "lie",
     "skip",
     "no_file",

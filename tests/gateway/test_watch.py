@@ -22,6 +22,7 @@ CONFIG = GatewayConfig(
     hello_timeout_s=100.0,
     stall_timeout_s=10.0,
     warm_up_timeout_s=600.0,
+    load_timeout_s=900.0,
 )
 HELLO = Hello(
     protocol_version=PROTOCOL_VERSION,
@@ -92,6 +93,27 @@ def test_a_task_must_get_on(fleet: Fleet, worker: Worker, step_s: float | None, 
     worker.heard(1000.0)
     worker.task = denoise(0.0)
     assert bound_s(fleet, planner(step_s)) == expected
+
+
+@pytest.mark.parametrize(("step_s", "expected"), [(0.1, 51), (4.0, 321)])
+def test_a_shape_that_never_ran_is_guessed_from_another(
+    fleet: Fleet, worker: Worker, step_s: float, expected: int
+) -> None:
+    worker.greeted(HELLO, 0.0)
+    worker.heard(1000.0)
+    worker.task = denoise(0.0)
+    worker.task.shape = Shape(256, 256)
+    assert bound_s(fleet, planner(step_s)) == expected
+
+
+def test_a_load_must_end(fleet: Fleet, worker: Worker) -> None:
+    worker.greeted(HELLO, 0.0)
+    worker.heard(2000.0)
+    worker.beat(Heartbeat(phase=Phase.LOADING, since_s=5.0), 105.0)
+    assert bound_s(fleet) == 1001
+    # the next one has a bound of its own
+    worker.beat(Heartbeat(phase=Phase.LOADING, since_s=0.0), 900.0)
+    assert bound_s(fleet) == 1801
 
 
 def test_a_warm_up_may_take_long(fleet: Fleet, worker: Worker) -> None:
