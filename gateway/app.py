@@ -9,6 +9,7 @@ import uuid
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from gateway.access import Scope
 from gateway.errors import (
     ApiError,
     BadHttp,
@@ -25,18 +26,26 @@ from gateway.models import get_model, list_models
 
 log = logging.getLogger(__name__)
 
+ROUTES: tuple[tuple[str, str, Handler, Scope], ...] = (
+    ("POST", "/v1/images/generations", post_images, "client"),
+    ("GET", "/v1/models", list_models, "client"),
+    ("GET", "/v1/models/{id:.+}", get_model, "client"),
+    ("GET", "/health", health, "public"),
+    ("GET", "/ready", ready, "public"),
+    ("GET", "/metrics", metrics, "metrics"),
+)
+"""Every route: method, path, handler, and who may call it."""
+
 
 def make_app(engine: Engine, *, max_body_bytes: int) -> web.Application:
     """Serves `engine`. Run it with `handler_cancellation=True`, or leaving clients cancel nothing."""
     app = web.Application(client_max_size=max_body_bytes, middlewares=[_answered])
     app[ENGINE] = engine
     app[CREATED] = int(time.time())
-    app.router.add_post("/v1/images/generations", post_images)
-    app.router.add_get("/v1/models", list_models)
-    app.router.add_get("/v1/models/{id:.+}", get_model)
-    app.router.add_get("/health", health)
-    app.router.add_get("/ready", ready)
-    app.router.add_get("/metrics", metrics)
+    for method, path, handler, _ in ROUTES:
+        app.router.add_route(method, path, handler)
+        if method == "GET":
+            app.router.add_route("HEAD", path, handler)
     return app
 
 
