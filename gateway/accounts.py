@@ -10,6 +10,7 @@ from gateway.job import Job
 from gateway.jobs import Outcome, Request
 from gateway.journal import Journal
 from gateway.metrics import Metrics
+from gateway.slip import SLIP, Slip
 from gateway.tasks import Task
 from gateway.timings import times_s
 from pipelines.graph import Stage
@@ -35,6 +36,13 @@ class Accounts:
     def __init__(self, journal: Journal, metrics: Metrics) -> None:
         self.metrics = metrics
         self._journal = journal
+        self._slips: dict[str, Slip] = {}
+
+    def request_began(self, request: Request) -> None:
+        """It is about to be accepted or refused by the handler that calls."""
+        if (slip := SLIP.get()) is not None:
+            slip.request = request
+            self._slips[request.request_id] = slip
 
     def stage_ended(
         self,
@@ -47,6 +55,8 @@ class Accounts:
         from_step: int,
         request_id: str | None,
     ) -> None:
+        if (slip := self._slips.get(request_id or "")) is not None:
+            slip.ran(stage.name, worker.worker_id)
         if not task.is_warm_up:
             self.metrics.stage_seconds.labels(stage.name).observe(done.ended_at_s - done.started_at_s)
         self._journal.record(
@@ -100,6 +110,7 @@ class Accounts:
         """Accepted or refused, the request has its outcome."""
         assert request.outcome is not None
         generation = request.jobs[0].generation
+        self._slips.pop(request.request_id, None)
         error = request.error
         status = 200 if error is None else error.http_status
         times = times_s(request.slowest)
@@ -134,6 +145,8 @@ class Accounts:
     def retried(self, job: Job, why: Retry) -> None:
         """`job` goes on from what is kept of it."""
         self.metrics.retries.labels(job.model, str(why)).inc()
+        if (slip := self._slips.get(job.request_id)) is not None:
+            slip.retries[str(why)] += 1
 
     def checkpoint_saved(self, job: Job, n_bytes: int) -> None:
         self.metrics.checkpoints.labels(job.model).inc()

@@ -155,6 +155,7 @@ class Desk:
                 )
             )
         request = Request(request_id=request_id, jobs=tuple(jobs), arrived_s=now_s)
+        self._accounts.request_began(request)
         try:
             self.book.accept(request, now_s)
         except QueueFull:
