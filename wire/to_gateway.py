@@ -70,6 +70,16 @@ class LoadFailed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     reason: str
 
 
+class ModelForgotten(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The answer to `ForgetModel`: what was said of that model before is void.
+
+    `resident_bytes` counts the weights that this worker still holds.
+    """
+
+    model: str
+    resident_bytes: int
+
+
 class StageStarted(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     task_id: str
     stage: str
@@ -173,6 +183,7 @@ ToGateway = (
     | DescribeFailed
     | StagesLoaded
     | LoadFailed
+    | ModelForgotten
     | StageStarted
     | StepDone
     | StageDone

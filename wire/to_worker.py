@@ -1,7 +1,7 @@
 """Messages that a worker receives. The gateway is the only sender.
 
-A worker answers `Describe`, `LoadStages` and `RunTask` with exactly one terminal message each (see
-`wire.to_gateway`); the others are not answered, or only by what they do to a task.
+A worker answers `Describe`, `LoadStages`, `ForgetModel` and `RunTask` with exactly one terminal message each
+(see `wire.to_gateway`); the others are not answered, or only by what they do to a task.
 """
 
 from __future__ import annotations
@@ -48,6 +48,15 @@ class EvictStages(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     stages: tuple[str, ...]
 
 
+class ForgetModel(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Drop everything of a model, its stages and what is held beside them. Queued behind a running task.
+
+    A model that is not held is forgotten as well.
+    """
+
+    model: str
+
+
 class RunTask(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Run consecutive stages of one job as one call.
 
@@ -92,4 +101,15 @@ class Stop(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Leave after the running task, if any, was stopped at its next boundary."""
 
 
-ToWorker = Welcome | Refused | Describe | LoadStages | EvictStages | RunTask | CancelTask | PauseTask | Stop
+ToWorker = (
+    Welcome
+    | Refused
+    | Describe
+    | LoadStages
+    | EvictStages
+    | ForgetModel
+    | RunTask
+    | CancelTask
+    | PauseTask
+    | Stop
+)

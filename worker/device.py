@@ -9,6 +9,7 @@ message comes from there.
 from __future__ import annotations
 
 import functools
+import gc
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -21,8 +22,8 @@ from pipelines.derive import derive
 from pipelines.errors import PipelineError
 from wire.generation import Exactness
 from wire.handoff import HandoffStore
-from wire.to_gateway import Described, DescribeFailed, LoadFailed, Phase, StagesLoaded
-from wire.to_worker import Describe, EvictStages, LoadStages, RunTask
+from wire.to_gateway import Described, DescribeFailed, LoadFailed, ModelForgotten, Phase, StagesLoaded
+from wire.to_worker import Describe, EvictStages, ForgetModel, LoadStages, RunTask
 from worker.batch import Batch
 from worker.commands import Command, CommandQueue
 from worker.errors import WorkerError
@@ -83,6 +84,8 @@ class DeviceLoop:
                 case EvictStages():
                     if (resident := self._models.get(command.model)) is not None:
                         resident.evict(command.stages)
+                case ForgetModel():
+                    self._forget(command.model)
                 case RunTask():
                     self._run_task(command)
             self.doing = Doing(Phase.IDLE, time.monotonic())
@@ -119,9 +122,21 @@ class DeviceLoop:
                 model=command.model,
                 stages=command.stages,
                 load_s=time.monotonic() - started_s,
-                resident_bytes=sum(model.resident_bytes for model in self._models.values()),
+                resident_bytes=self._resident_bytes,
             )
         )
+
+    def _forget(self, model: str) -> None:
+        if self._models.pop(model, None) is not None:
+            # a pipeline's parts refer to each other, and what is freed only later looks like no memory
+            gc.collect()
+            if self._device.type == "cuda":
+                torch.cuda.empty_cache()
+        self._emit(ModelForgotten(model=model, resident_bytes=self._resident_bytes))
+
+    @property
+    def _resident_bytes(self) -> int:
+        return sum(model.resident_bytes for model in self._models.values())
 
     def _run_task(self, first: RunTask) -> None:
         """Run `first`, and with it the tasks behind it that join, while any of them is at it.
