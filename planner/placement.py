@@ -29,13 +29,17 @@ class Role(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
-    """`roles` by worker id, since `changed_s`. `share`: the loop's part that they came from, if any."""
+    """`roles` by worker id, since `changed_s`. `share`: the loop's part that they came from, if any.
+
+    `models`: the names of those that it was last said for.
+    """
 
     roles: Mapping[str, Role]
     changed_s: float
     reason: Reason
     detail: str
     share: float | None = None
+    models: frozenset[str] = frozenset()
 
     @property
     def n_loop(self) -> int:

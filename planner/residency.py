@@ -1,7 +1,9 @@
 """From a target placement to loads and evictions.
 
-Loads are asked for at once; a worker takes them behind its running task. Evictions wait until the stages have
-another home that is ready, so a placement change never leaves a stage that ran before without a worker.
+A worker takes a load behind its running task and takes no task behind the load until it has ended, which may
+be minutes. So loads are asked for at once except where that would leave a stage that runs now only on workers
+that load: those go one after the other. Evictions wait until the stages have another home that is ready, so a
+placement change never leaves a stage that ran before without a worker.
 """
 
 from __future__ import annotations
@@ -13,10 +15,14 @@ from planner.types import Evict, Load, ModelView, Observation, StageKey, WorkerV
 
 
 def loads(placement: Placement, targets: Targets, observation: Observation) -> list[Load]:
-    """One `Load` per worker and model for target stages that are neither resident nor loading."""
+    """One `Load` per worker and model for target stages that are neither resident nor loading, nor failed."""
     effects = []
+    loading = {worker.worker_id for worker in observation.workers if worker.loading}
     for worker in _by_id(observation.workers):
-        missing = targets[worker.worker_id] - worker.resident - worker.loading
+        missing = targets[worker.worker_id] - worker.resident - worker.loading - worker.failed
+        if not missing or _is_needed(worker, loading, targets, observation.workers):
+            continue
+        loading.add(worker.worker_id)
         for model in observation.models.values():
             stages = _in_order(model, missing)
             if stages:
@@ -61,6 +67,18 @@ def evictions(placement: Placement, targets: Targets, observation: Observation) 
 def homes_of(targets: Targets, workers: Iterable[WorkerView]) -> frozenset[StageKey]:
     """The stages that are resident on at least one worker whose target holds them."""
     return frozenset(key for worker in workers for key in worker.resident & targets[worker.worker_id])
+
+
+def _is_needed(
+    worker: WorkerView, loading: set[str], targets: Targets, workers: Iterable[WorkerView]
+) -> bool:
+    """Whether all other homes of one of its stages load already. A stage without another home cannot wait."""
+    homes = {other.worker_id: other.resident & targets[other.worker_id] for other in workers}
+    for key in homes.pop(worker.worker_id):
+        others = {name for name, held in homes.items() if key in held}
+        if others and others <= loading:
+            return True
+    return False
 
 
 def _by_id(workers: Iterable[WorkerView]) -> list[WorkerView]:

@@ -1,13 +1,15 @@
-"""When a placement changes: at the first worker, when workers come or go, and when the mix has shifted.
+"""When a placement changes: at the first worker, when workers or models come or go, and when the mix shifts.
 
 Moving stages costs loads, so the rule is slow to act: the loop's share must be past the rounding boundary by
 a margin, enough stages must have ended since the last change, and that change must be some time ago. A fleet
-that lost or gained a worker is placed again at once: waiting would leave stages without a home.
+that lost or gained a worker is placed again at once: waiting would leave stages without a home. Models that
+join or leave change what a role means and no role.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from planner.mix import Mix
 from planner.placement import Placement, Role, assign_roles, n_loop_workers
@@ -26,6 +28,8 @@ def reviewed(
         return (_first(observation, config), None) if now else (None, None)
     if placement.roles.keys() != now:
         return _replaced(placement, mix, observation, config), None
+    if placement.models != observation.models.keys():
+        return _for_other_models(placement, observation), None
     if config.pinned or not now:
         return placement, None
     return _by_rule(placement, mix, observation, config)
@@ -52,6 +56,7 @@ def _first(observation: Observation, config: PlannerConfig) -> Placement:
         changed_s=observation.now_s,
         reason=Reason.INITIAL_PLACEMENT,
         detail="first placement: every worker holds every stage",
+        models=frozenset(observation.models),
     )
 
 
@@ -61,6 +66,24 @@ def _pinned(observation: Observation) -> Placement:
         changed_s=observation.now_s,
         reason=Reason.PINNED_PLACEMENT,
         detail="pinned by the configuration",
+        models=frozenset(observation.models),
+    )
+
+
+def _for_other_models(before: Placement, observation: Observation) -> Placement:
+    news = [
+        f"{', '.join(sorted(names))} {verb}"
+        for names, verb in (
+            (observation.models.keys() - before.models, "joined"),
+            (before.models - observation.models.keys(), "left"),
+        )
+        if names
+    ]
+    return replace(
+        before,
+        reason=Reason.MODELS_CHANGED,
+        detail=" and ".join(news),
+        models=frozenset(observation.models),
     )
 
 
@@ -82,6 +105,7 @@ def _replaced(before: Placement, mix: Mix, observation: Observation, config: Pla
         reason=Reason.WORKER_REPLACED,
         detail=f"{' and '.join(news)}: {_count(roles, observation.models)}, was {before.n_loop}",
         share=share,
+        models=frozenset(observation.models),
     )
 
 
@@ -110,6 +134,7 @@ def _by_rule(
         reason=Reason.MIX_SHIFTED,
         detail=detail,
         share=observed.share,
+        models=frozenset(observation.models),
     )
     return placement, None
 

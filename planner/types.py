@@ -73,13 +73,17 @@ class RunningTask:
 
 @dataclass(frozen=True, slots=True)
 class WorkerView:
-    """One live worker. `resident` can run now; `loading` was asked for and is not there yet."""
+    """One live worker. `resident` can run now; `loading` was asked for and is not there yet.
+
+    `failed` could not be made resident there, and is not to be asked for again.
+    """
 
     worker_id: str
     node: str
     resident: frozenset[StageKey]
     loading: frozenset[StageKey] = frozenset()
     task: RunningTask | None = None
+    failed: frozenset[StageKey] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +126,7 @@ class Reason(enum.StrEnum):
     INITIAL_PLACEMENT = "initial_placement"
     PINNED_PLACEMENT = "pinned_placement"
     WORKER_REPLACED = "worker_replaced"
+    MODELS_CHANGED = "models_changed"
     MIX_SHIFTED = "mix_shifted"
     PLACEMENT_REVIEW = "placement_review"
 

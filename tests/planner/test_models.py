@@ -1,0 +1,131 @@
+"""Several models on one fleet, which join and leave while others are served."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from planner import Load, ModelView, PlannerConfig, Reason, Role, Run
+from planner.placement import Placement
+from planner.residency import loads
+from planner.types import Observation
+from tests.planner.fleet import Fleet
+from tests.planner.values import EVERY, LOOP, MODELS, REST, TINY, stages, worker
+
+OTHER = ModelView("other", ("encode", "denoise", "decode"), "denoise")
+BOTH = {**MODELS, "other": OTHER}
+ALL = EVERY | stages(*OTHER.stages, model="other")
+SECONDS = {"encode": 1.0, "denoise": 2.0, "decode": 1.0}
+PLACEMENT = Placement(
+    roles={"w0": Role.EVERY, "w1": Role.EVERY}, changed_s=0.0, reason=Reason.MODELS_CHANGED, detail="why"
+)
+
+
+def fleet_of(*workers: str, models: dict[str, ModelView], config: PlannerConfig | None = None) -> Fleet:
+    fleet = Fleet(models, config or PlannerConfig(), SECONDS, load_s=5.0)
+    for name in workers:
+        fleet.start(name)
+    return fleet
+
+
+def join(fleet: Fleet, model: ModelView, at_s: float) -> None:
+    fleet.at(at_s, lambda: setattr(fleet, "models", {**fleet.models, model.model: model}))
+
+
+def asked(fleet: Fleet, model: str) -> list[tuple[float, str]]:
+    return [(at_s, e.worker) for at_s, e in fleet.effects(Load) if isinstance(e, Load) and e.model == model]
+
+
+def loaded(*workers: object) -> list[str]:
+    targets = {"w0": ALL, "w1": ALL, "w2": ALL}
+    observation = Observation(0.0, (), workers, BOTH)  # type: ignore[arg-type]
+    return list(dict.fromkeys(effect.worker for effect in loads(PLACEMENT, targets, observation)))
+
+
+def test_a_model_that_joins_is_loaded_on_one_worker_after_the_other() -> None:
+    fleet = fleet_of("w0", "w1", models=MODELS)
+    join(fleet, OTHER, 20.0)
+    fleet.run()
+    # both were empty; then one of them always serves
+    assert asked(fleet, "tiny") == [(0.0, "w0"), (0.0, "w1")]
+    assert asked(fleet, "other") == [(20.0, "w0"), (35.0, "w1")]
+    reasons = {e.reason for _, e in fleet.effects(Load) if isinstance(e, Load) and e.model == "other"}
+    assert reasons == {Reason.MODELS_CHANGED}
+    assert fleet.placements[-1].detail == "other joined"
+    assert fleet.placements[-1].roles == fleet.placements[0].roles
+
+
+def test_jobs_run_while_a_model_joins() -> None:
+    fleet = fleet_of("w0", "w1", models=MODELS)
+    join(fleet, OTHER, 20.0)
+    for second in range(20, 50, 5):
+        fleet.submit(f"job {second}", deadline_s=second + 30.0, at_s=float(second))
+    fleet.run()
+    taken_s = [at_s - float(job.split()[1]) for job, at_s in fleet.finished_s.items()]
+    assert len(taken_s) == 6
+    # no longer than behind one other job, of which none waits for a load
+    assert max(taken_s) <= 8.0
+
+
+def test_jobs_of_both_models_run() -> None:
+    fleet = fleet_of("w0", models=BOTH)
+    fleet.submit("a", deadline_s=90.0, at_s=40.0)
+    fleet.submit("b", deadline_s=80.0, at_s=40.0, model="other")
+    fleet.run()
+    assert [ran.job_id for ran in fleet.ran] == ["b"] * 3 + ["a"] * 3
+
+
+def test_a_lone_worker_loads_at_once() -> None:
+    assert loaded(worker("w0")) == ["w0"]
+
+
+def test_homes_that_load_are_not_enough() -> None:
+    loading = stages("encode", model="other")
+    assert loaded(worker("w0", loading=loading), worker("w1")) == ["w0"]
+    assert loaded(worker("w0", loading=loading), worker("w1"), worker("w2")) == ["w0", "w1"]
+    assert loaded(worker("w0", ALL), worker("w1")) == ["w1"]
+
+
+def test_only_homes_count() -> None:
+    # no worker is another one's home, so waiting would help nobody
+    assert loaded(worker("w0", REST), worker("w1", LOOP)) == ["w0", "w1"]
+
+
+def test_what_failed_is_not_asked_for_again() -> None:
+    failed = replace(worker("w0"), failed=stages(*OTHER.stages, model="other"))
+    assert loaded(failed) == []
+    part = replace(worker("w0"), failed=stages("decode", model="other"))
+    targets = {"w0": ALL}
+    (load,) = loads(PLACEMENT, targets, Observation(0.0, (), (part,), BOTH))
+    assert load.stages == ("encode", "denoise")
+
+
+def test_a_pinned_placement_holds_the_stages_of_every_model() -> None:
+    config = PlannerConfig(pinned={"w0": ("encode", "decode"), "w1": ("denoise",)})
+    fleet = fleet_of("w0", "w1", models=MODELS, config=config)
+    join(fleet, OTHER, 20.0)
+    fleet.submit("a", deadline_s=99.0, at_s=40.0)
+    fleet.at(40.0, lambda: None)
+    fleet.run()
+    assert fleet.resident("w0") == {"encode", "decode"}
+    assert fleet.resident("w1") == {"denoise"}
+    held = {e.model for _, e in fleet.effects(Load) if isinstance(e, Load) and e.worker == "w1"}
+    assert held == {"tiny", "other"}
+
+
+def test_a_model_that_left_is_not_placed_again() -> None:
+    fleet = fleet_of("w0", models=BOTH)
+    fleet.at(40.0, lambda: setattr(fleet, "models", MODELS))
+    fleet.kill("w0", 50.0)
+    fleet.start("w0", 51.0)
+    fleet.run()
+    assert [at_s for at_s, _ in asked(fleet, "other")] == [0.0]
+    assert [at_s for at_s, _ in asked(fleet, "tiny")] == [0.0, 51.0]
+    assert "other left" in [placement.detail for placement in fleet.placements]
+
+
+def test_runs_of_a_model_need_its_own_stages() -> None:
+    fleet = fleet_of(models=BOTH)
+    fleet.start("w0", resident=stages(*TINY.stages))
+    fleet.submit("b", deadline_s=50.0, model="other")
+    fleet.run(until_s=1.0)
+    assert not fleet.effects(Run)
