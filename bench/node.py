@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import json
 import os
 import signal
 import socket
@@ -16,10 +17,11 @@ import sys
 import tempfile
 import time
 from asyncio.subprocess import DEVNULL, STDOUT, Process
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import aiohttp
 
@@ -29,6 +31,7 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 GATEWAY = (sys.executable, "-m", "gateway")
 _HOST = "127.0.0.1"
 _POLL_S = 0.1
+_CONDITION_POLL_S = 0.02
 _LOG_LINES = 15
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)
@@ -59,7 +62,7 @@ class NodeConfig:
 
 
 class Node:
-    """A running gateway inside `async with`.
+    """A running gateway inside `async with`, or from `start` to `stop`.
 
     Entering raises `NodeFailed` if it is not ready in time; leaving raises it if the gateway had to be
     killed, ended with another code than 0 or left a process, a folder or its port behind. Cancellation at
@@ -79,6 +82,16 @@ class Node:
         self.log = config.folder / f"{config.name}.log"
 
     async def __aenter__(self) -> Node:
+        await self.start()
+        try:
+            await self.wait_ready()
+        except BaseException as error:
+            await self._stop_after(error)
+            raise
+        return self
+
+    async def start(self) -> None:
+        """Returns when the process runs, which is long before it is ready."""
         self._config.folder.mkdir(parents=True, exist_ok=True)
         self.journal.unlink(missing_ok=True)
         with open(self.log, "wb") as log:  # noqa: ASYNC230 (a local file, before anything runs)
@@ -99,12 +112,6 @@ class Node:
                 start_new_session=True,
                 preexec_fn=_stop_with_parent,
             )
-        try:
-            await self._wait_ready(self._process)
-        except BaseException as error:
-            await self._stop_after(error)
-            raise
-        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -114,15 +121,15 @@ class Node:
         elif problems := await self.stop():
             raise NodeFailed(f"{'; '.join(problems)}\n{self.log_tail()}")
 
-    async def stop(self) -> list[str]:
-        """SIGTERM, after `stop_timeout_s` SIGKILL. Returns what was wrong with how it went."""
+    async def stop(self, number: signal.Signals = signal.SIGTERM) -> list[str]:
+        """`number`, after `stop_timeout_s` SIGKILL. Returns what was wrong with how it went."""
         process = self._process
         if process is None:
             return []
         workers = _children(process.pid)
         problems: list[str] = []
         try:
-            _signal(process, signal.SIGTERM)
+            _signal(process, number)
             async with asyncio.timeout(self._config.stop_timeout_s):
                 code = await process.wait()
             if code != 0:
@@ -141,13 +148,68 @@ class Node:
         self._process = None
         return problems
 
+    @property
+    def pid(self) -> int:
+        """The gateway's process id. Raises `NodeFailed` if none was started."""
+        if self._process is None:
+            raise NodeFailed("the gateway does not run")
+        return self._process.pid
+
+    async def ended(self) -> int:
+        """Its exit code, once it has ended by itself."""
+        if self._process is None:
+            raise NodeFailed("the gateway does not run")
+        return await self._process.wait()
+
+    def kill(self) -> None:
+        """SIGKILL to the gateway. `stop` has still to be called."""
+        os.kill(self.pid, signal.SIGKILL)
+
+    def worker_pids(self) -> dict[str, int]:
+        """Process id of each worker that lives now, by worker id; one may be at its start still."""
+        found: dict[str, int] = {}
+        for pid in _children(self.pid):
+            with contextlib.suppress(OSError, ValueError):
+                arguments = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
+                found[arguments[arguments.index("--worker-id") + 1]] = pid
+        return dict(sorted(found.items()))
+
     def worker_environment(self) -> dict[str, str]:
         """The environment of one of its workers. Raises `NodeFailed` if it has none."""
-        for pid in _children(self._process.pid) if self._process is not None else ():
+        for pid in self.worker_pids().values() if self._process is not None else ():
             with contextlib.suppress(OSError):
                 entries = Path(f"/proc/{pid}/environ").read_bytes().decode("utf-8", "replace").split("\0")
                 return dict(entry.split("=", 1) for entry in entries if "=" in entry)
         raise NodeFailed("the gateway has no worker")
+
+    async def is_ready(self) -> bool:
+        """Whether every stage can be run now."""
+        with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+            async with self._session() as session, session.get("/ready") as reply:
+                return reply.status == 200
+        return False
+
+    async def metrics(self) -> dict[str, float]:
+        """Every line of `/metrics`, its value by its name and labels as they stand there."""
+        async with self._session() as session, session.get("/metrics") as reply:
+            reply.raise_for_status()
+            lines = (await reply.text()).splitlines()
+        pairs = (line.rpartition(" ") for line in lines if not line.startswith("#"))
+        return {name: float(value) for name, _, value in pairs}
+
+    async def metric(self, line: str) -> float:
+        """One of them; 0 if it is not there."""
+        return (await self.metrics()).get(line, 0.0)
+
+    def read_log(self) -> str:
+        """All that the gateway and its workers have said."""
+        return self.log.read_text("utf-8", "replace")
+
+    def read_journal(self) -> list[dict[str, Any]]:
+        """The whole lines of the journal so far."""
+        if not self.journal.exists():
+            return []
+        return [json.loads(line) for line in self.journal.read_bytes().split(b"\n")[:-1]]
 
     def log_tail(self) -> str:
         """The last lines of the gateway's log."""
@@ -156,10 +218,14 @@ class Node:
             return "\n".join([f"the end of {self.log}:", *lines[-_LOG_LINES:]])
         return ""
 
-    async def _wait_ready(self, process: Process) -> None:
+    async def wait_ready(self) -> None:
+        """Returns when it is ready. Raises `NodeFailed` if it is not in time, or ends."""
+        process = self._process
+        if process is None:
+            raise NodeFailed("the gateway does not run")
         deadline_s = time.monotonic() + self._config.ready_timeout_s
         reason = "it does not answer"
-        async with aiohttp.ClientSession(self.base_url, timeout=aiohttp.ClientTimeout(total=5.0)) as session:
+        async with self._session() as session:
             while time.monotonic() < deadline_s:
                 with contextlib.suppress(TimeoutError):
                     code = await asyncio.wait_for(process.wait(), _POLL_S)
@@ -173,6 +239,21 @@ class Node:
                     self._on_wait(reason)
         waited = f"the gateway is not ready after {self._config.ready_timeout_s:.0f} s"
         raise NodeFailed(f"{waited}: {reason}\n{self.log_tail()}")
+
+    async def wait_until(
+        self, condition: Callable[[], Awaitable[bool]], what: str, *, timeout_s: float = 120.0
+    ) -> None:
+        """Polls until `condition` holds. Raises `NodeFailed` if it does not, or if the gateway ends."""
+        deadline_s = time.monotonic() + timeout_s
+        while not await condition():
+            if self._process is None or self._process.returncode is not None:
+                raise NodeFailed(f"the gateway ended while waiting for {what}\n{self.log_tail()}")
+            if time.monotonic() > deadline_s:
+                raise NodeFailed(f"waited {timeout_s:.0f} s in vain for {what}\n{self.log_tail()}")
+            await asyncio.sleep(_CONDITION_POLL_S)
+
+    def _session(self) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(self.base_url, timeout=aiohttp.ClientTimeout(total=30.0))
 
     async def _stop_after(self, error: BaseException) -> None:
         for problem in await self.stop():

@@ -23,7 +23,8 @@ if mode == "stubborn":
 else:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(5 if mode == "sulks" else 0))
 if mode == "litters":
-    subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"], start_new_session=True)
+    code = "import signal; signal.pause()"
+    subprocess.Popen([sys.executable, "-c", code, "--worker-id", "cpu-0"], start_new_session=True)
 asked = 0
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -101,8 +102,10 @@ async def test_tells_of_a_bad_end_and_of_what_is_left(tmp_path: Path, command: t
     with pytest.raises(NodeFailed, match=r"process \d+ is left") as caught:
         async with Node(config(tmp_path, "litters"), command=command) as node:
             assert node.worker_environment()["PATH"] == os.environ["PATH"]
+            workers = node.worker_pids()
     pid = int(str(caught.value).split()[1])
     os.kill(pid, signal.SIGKILL)
+    assert workers == {"cpu-0": pid}
 
 
 async def test_an_error_inside_is_not_hidden(tmp_path: Path, command: tuple[str, ...]) -> None:
@@ -110,3 +113,31 @@ async def test_an_error_inside_is_not_hidden(tmp_path: Path, command: tuple[str,
         async with Node(config(tmp_path, "sulks"), command=command):
             raise KeyError("mine")
     assert caught.value.__notes__ == ["the gateway ended with exit code 5"]
+
+
+async def test_a_gateway_that_ends_by_itself_is_told_of(tmp_path: Path, command: tuple[str, ...]) -> None:
+    node = Node(config(tmp_path, "dies"), command=command)
+    await node.start()
+    assert await node.ended() == 1
+    assert "model: not here" in node.read_log()
+
+    async def never() -> bool:
+        return False
+
+    with pytest.raises(NodeFailed, match="ended while waiting for the impossible"):
+        await node.wait_until(never, "the impossible")
+    assert await node.stop() == ["the gateway ended with exit code 1"]
+
+
+async def test_waits_for_a_condition_within_a_bound(tmp_path: Path, command: tuple[str, ...]) -> None:
+    asked: list[bool] = []
+
+    async def at_the_third() -> bool:
+        asked.append(True)
+        return len(asked) == 3
+
+    async with Node(config(tmp_path, "good"), command=command) as node:
+        await node.wait_until(at_the_third, "the third time")
+        with pytest.raises(NodeFailed, match="waited 0 s in vain for more"):
+            await node.wait_until(at_the_third, "more", timeout_s=0.1)
+    assert len(asked) > 3

@@ -6,27 +6,27 @@ import asyncio
 import base64
 import os
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Iterator, Mapping
+from asyncio.subprocess import PIPE
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import aiohttp
 import openai
 import pytest
+import pytest_asyncio
 import torch
 
+from bench.node import CHECKOUT, GATEWAY, Node
 from pipelines.catalogue import Model
 from tests.families.sd3 import sd3
-from tests.system.node import CHECKOUT, Node, catalogue_file, running_node
+from tests.system.nodes import catalogue_file, cpu_node
 from wire.generation import Generation
 from worker.pictures import encode_picture
 from worker.resident import ResidentModel
 from worker.task_pipeline import run_whole
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.asyncio(loop_scope="module")]
 
 STAGES = ("text_encoder", "denoise", "decode")
 _RUNNING = 'triptych_in_flight_jobs{stage="denoise"}'
@@ -52,20 +52,19 @@ def whole(model: Model) -> ResidentModel:
     return resident
 
 
-@pytest.fixture(scope="module")
-def together(catalogue: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def together(catalogue: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Node]:
     """Two workers, both with every stage."""
-    with running_node(
-        tmp_path_factory.mktemp("together"), "tiny", "--catalogue", str(catalogue), "--cpu", "2"
-    ) as node:
+    folder = tmp_path_factory.mktemp("together")
+    async with cpu_node(folder, "tiny", 2, "--catalogue", str(catalogue)) as node:
         yield node
 
 
-@pytest.fixture(scope="module")
-def apart(catalogue: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def apart(catalogue: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Node]:
     """Three workers with one stage each."""
-    flags = ("--catalogue", str(catalogue), "--cpu", "3", "--placement", SPLIT)
-    with running_node(tmp_path_factory.mktemp("apart"), "tiny", *flags) as node:
+    folder = tmp_path_factory.mktemp("apart")
+    async with cpu_node(folder, "tiny", 3, "--catalogue", str(catalogue), "--placement", SPLIT) as node:
         yield node
 
 
@@ -140,7 +139,7 @@ async def test_split_and_together_are_the_whole_pipeline(
             assert f"{part};dur=" in headers["Server-Timing"]
     workers = {
         record["stage"]: record["worker"]
-        for record in apart.journal()
+        for record in apart.read_journal()
         if record["event"] == "stage" and record["job"]
     }
     assert workers == {"text_encoder": "cpu-0", "denoise": "cpu-1", "decode": "cpu-2"}
@@ -186,27 +185,27 @@ async def test_a_worker_killed_in_each_stage(
     apart: Node, whole: ResidentModel, worker: str, stage: str
 ) -> None:
     """The task is on that worker, unfinished, when it is killed; the request still answers, rightly."""
-    apart.wait_ready()
+    await apart.wait_ready()
     body = {"prompt": "an owl", "num_inference_steps": 8, "seed": 17}
     pid = apart.worker_pids()[worker]
     # stopped first, so that the task cannot end before the kill
     os.kill(pid, signal.SIGSTOP)
     request = asyncio.create_task(_post(apart, **body))
     line = f'triptych_in_flight_jobs{{stage="{stage}"}}'
-    await asyncio.to_thread(apart.wait, lambda: apart.metric(line) == 1.0, f"a job in {stage}")
+    await _until(apart, line, 1.0)
     os.kill(pid, signal.SIGKILL)
     status, reply, _ = await request
     assert status == 200, reply
     assert _picture(reply) == _expected(whole, body)
     assert apart.worker_pids()[worker] != pid
-    assert apart.metric(f'triptych_worker_restarts_total{{worker="{worker}"}}') >= 1.0
+    assert await apart.metric(f'triptych_worker_restarts_total{{worker="{worker}"}}') >= 1.0
 
 
 async def test_a_worker_killed_between_two_steps(apart: Node, whole: ResidentModel) -> None:
-    apart.wait_ready()
+    await apart.wait_ready()
     body = {"prompt": "an owl", "num_inference_steps": 200, "seed": 18}
     request = asyncio.create_task(_post(apart, **body))
-    await asyncio.to_thread(apart.wait, lambda: apart.metric(_RUNNING) == 1.0, "a job in denoise")
+    await _until(apart, _RUNNING, 1.0)
     os.kill(apart.worker_pids()["cpu-1"], signal.SIGKILL)
     status, reply, _ = await request
     assert status == 200, reply
@@ -215,20 +214,24 @@ async def test_a_worker_killed_between_two_steps(apart: Node, whole: ResidentMod
 
 async def test_a_loop_goes_on_from_its_checkpoint(apart: Node, whole: ResidentModel) -> None:
     """A worker killed far into the loop costs the steps since its last checkpoint, and not one pixel."""
-    apart.wait_ready()
+    await apart.wait_ready()
     body = {"prompt": "a heron", "num_inference_steps": 200, "seed": 19}
     request = asyncio.create_task(_post(apart, **body))
-    await asyncio.to_thread(apart.wait, lambda: apart.metric(_RUNNING) == 1.0, "a job in denoise")
+    await _until(apart, _RUNNING, 1.0)
     # what the loop began with is there already; what comes is its checkpoint
-    held_bytes = _bytes_of_jobs(apart)
-    await asyncio.to_thread(apart.wait, lambda: _bytes_of_jobs(apart) > held_bytes, "a checkpoint")
+    held_bytes = await _bytes_of_jobs(apart)
+
+    async def has_checkpoint() -> bool:
+        return await _bytes_of_jobs(apart) > held_bytes
+
+    await apart.wait_until(has_checkpoint, "a checkpoint")
     os.kill(apart.worker_pids()["cpu-1"], signal.SIGKILL)
     status, reply, headers = await request
     assert status == 200, reply
     assert _picture(reply) == _expected(whole, body)
     (loop,) = (
         r
-        for r in apart.journal()
+        for r in apart.read_journal()
         if r["event"] == "stage" and r["stage"] == "denoise" and r["request"] == headers["X-Request-Id"]
     )
     from_step, steps = cast("int", loop["from_step"]), cast("int", loop["steps"])
@@ -239,17 +242,17 @@ async def test_a_loop_goes_on_from_its_checkpoint(apart: Node, whole: ResidentMo
 
 async def test_a_repeat_prompt_is_not_encoded_again(together: Node, whole: ResidentModel) -> None:
     body = {"prompt": "a stork", "num_inference_steps": 4, "seed": 20}
-    hits = together.metric("triptych_encode_cache_hits_total")
+    hits = await together.metric("triptych_encode_cache_hits_total")
     first_status, first, _ = await _post(together, **body)
     status, again, headers = await _post(together, **body)
     assert first_status == status == 200
     assert _picture(first) == _picture(again) == _expected(whole, body)
     assert first["exactness"] == again["exactness"] == "bitwise"
-    assert together.metric("triptych_encode_cache_hits_total") == hits + 1
-    assert together.metric("triptych_encode_cache_bytes") > 0
+    assert await together.metric("triptych_encode_cache_hits_total") == hits + 1
+    assert await together.metric("triptych_encode_cache_bytes") > 0
     stages = [
         r["stage"]
-        for r in together.journal()
+        for r in together.read_journal()
         if r["event"] == "stage" and r["request"] == headers["X-Request-Id"]
     ]
     assert stages == ["denoise", "decode"]
@@ -259,75 +262,88 @@ async def test_a_repeat_prompt_is_not_encoded_again(together: Node, whole: Resid
 
 
 async def test_a_client_that_leaves_stops_its_work(apart: Node) -> None:
-    apart.wait_ready()
+    await apart.wait_ready()
     outcome = 'triptych_requests_total{outcome="cancelled"}'
-    before = apart.metric(outcome)
-    held_bytes = _bytes_of_jobs(apart)
+    before = await apart.metric(outcome)
+    held_bytes = await _bytes_of_jobs(apart)
     request = asyncio.create_task(_post(apart, prompt="a bee", num_inference_steps=200, seed=1))
-    await asyncio.to_thread(apart.wait, lambda: apart.metric(_RUNNING) == 1.0, "a job in denoise")
+    await _until(apart, _RUNNING, 1.0)
     request.cancel()
     await asyncio.gather(request, return_exceptions=True)
-    await asyncio.to_thread(apart.wait, lambda: apart.metric(outcome) == before + 1, "the cancel")
-    await asyncio.to_thread(apart.wait, lambda: apart.metric(_RUNNING) == 0.0, "an idle worker")
+    await _until(apart, outcome, before + 1)
+    await _until(apart, _RUNNING, 0.0)
     # it did not run to its end: no denoise of that request is in the journal
     status, _, _ = await _post(apart, prompt="a bee", num_inference_steps=2, seed=1)
     assert status == 200
     cancelled = {
-        r["request"] for r in apart.journal() if r["event"] == "request" and r["outcome"] == "cancelled"
+        r["request"] for r in apart.read_journal() if r["event"] == "request" and r["outcome"] == "cancelled"
     }
-    ended = {r["request"] for r in apart.journal() if r["event"] == "stage" and r["stage"] == "denoise"}
+    ended = {r["request"] for r in apart.read_journal() if r["event"] == "stage" and r["stage"] == "denoise"}
     assert cancelled
     assert not cancelled & ended
-    await asyncio.to_thread(apart.wait, lambda: _bytes_of_jobs(apart) == held_bytes, "freed handoffs")
+
+    async def is_freed() -> bool:
+        return await _bytes_of_jobs(apart) == held_bytes
+
+    await apart.wait_until(is_freed, "freed handoffs")
 
 
-def _bytes_of_jobs(node: Node) -> float:
+async def _bytes_of_jobs(node: Node) -> float:
     """Bytes in the store, less what is kept for later requests on purpose."""
-    return node.metric("triptych_handoff_bytes") - node.metric("triptych_encode_cache_bytes")
+    metrics = await node.metrics()
+    return metrics["triptych_handoff_bytes"] - metrics["triptych_encode_cache_bytes"]
 
 
-def _leftovers(node: Node, pids: dict[str, int]) -> list[str]:
-    """What must be gone when a gateway has ended."""
-    left = [f"process {pid}" for pid in pids.values() if Path(f"/proc/{pid}").exists()]
-    return left + [str(path) for path in Path("/dev/shm").glob(f"triptych-*-{node.port}")]
+async def _until(node: Node, metric: str, value: float) -> None:
+    async def is_there() -> bool:
+        return await node.metric(metric) == value
+
+    await node.wait_until(is_there, f"{metric} {value}")
+
+
+def _lives(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signals_stop_everything(catalogue: Path, tmp_path: Path, number: signal.Signals) -> None:
-    with running_node(tmp_path, "tiny", "--catalogue", str(catalogue), "--cpu", "1") as node:
-        pids = node.worker_pids()
-        assert len(pids) == 1
-        second = subprocess.run(
-            [sys.executable, "-m", "gateway", "--port", str(node.port), "--cpu", "1"],
-            cwd=CHECKOUT,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
+async def test_signals_stop_everything(catalogue: Path, tmp_path: Path, number: signal.Signals) -> None:
+    async with cpu_node(tmp_path, "tiny", 1, "--catalogue", str(catalogue)) as node:
+        assert len(node.worker_pids()) == 1
+        second = await asyncio.create_subprocess_exec(
+            *GATEWAY, "--port", str(node.port), "--cpu", "1", cwd=CHECKOUT, stdout=PIPE, stderr=PIPE
         )
+        async with asyncio.timeout(60):
+            _, said = await second.communicate()
         assert second.returncode not in (0, None)
-        assert str(node.port) in second.stderr
-        assert "Traceback" not in second.stderr
-        assert node.is_ready()
-        assert node.stop(number) == 0
-        assert _leftovers(node, pids) == []
+        assert str(node.port) in said.decode()
+        assert "Traceback" not in said.decode()
+        assert await node.is_ready()
+        # that nothing is left is part of it
+        assert await node.stop(number) == []
 
 
-def test_workers_die_with_a_killed_gateway(catalogue: Path, tmp_path: Path) -> None:
-    with running_node(tmp_path, "tiny", "--catalogue", str(catalogue), "--cpu", "1") as node:
-        pids = node.worker_pids()
-        node.process.kill()
-        node.process.wait(timeout=30)
-        until_s = time.monotonic() + 30
-        while any(Path(f"/proc/{pid}").exists() for pid in pids.values()):
-            assert time.monotonic() < until_s
-            time.sleep(0.02)
+async def test_workers_die_with_a_killed_gateway(catalogue: Path, tmp_path: Path) -> None:
+    async with cpu_node(tmp_path, "tiny", 1, "--catalogue", str(catalogue)) as node:
+        pids = node.worker_pids().values()
+        assert pids
+        node.kill()
+        await node.ended()
+        async with asyncio.timeout(30):
+            while any(_lives(pid) for pid in pids):  # noqa: ASYNC110 (no event to await)
+                await asyncio.sleep(0.02)
+        problems = await node.stop()
+        # its folder is for the next gateway to remove
+        assert [problem for problem in problems if "folder" not in problem] == [
+            "the gateway ended with exit code -9"
+        ]
 
 
 async def test_a_model_that_cannot_be_loaded_ends_the_start(tmp_path: Path) -> None:
     broken = catalogue_file(tmp_path, "broken", Model(source=str(tmp_path / "nowhere"), family="sd3"))
-    with running_node(tmp_path, "broken", "--catalogue", str(broken), "--cpu", "1", ready=False) as node:
-        code = await asyncio.to_thread(node.process.wait, 60)
-        assert code == 1
-        assert "nowhere" in node.log()
-        assert "Traceback" not in node.log()
+    node = cpu_node(tmp_path, "broken", 1, "--catalogue", str(broken))
+    await node.start()
+    async with asyncio.timeout(60):
+        assert await node.ended() == 1
+    assert await node.stop() == ["the gateway ended with exit code 1"]
+    assert "nowhere" in node.read_log()
+    assert "Traceback" not in node.read_log()

@@ -1,0 +1,37 @@
+"""Nodes for the system tests: catalogues of tiny models, and gateways that serve them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import msgspec
+
+from bench.node import GATEWAY, Node, NodeConfig
+from pipelines.catalogue import Model, to_entry
+
+
+def catalogue_file(folder: Path, name: str, model: Model) -> Path:
+    """A catalogue with this one further model."""
+    lines = [f"[{name}]"]
+    for key, value in to_entry(model).items():
+        if isinstance(value, dict):
+            pairs = ", ".join(f"{k} = {json.dumps(v)}" for k, v in value.items())
+            lines.append(f"{key} = {{{pairs}}}")
+        elif value is not None:
+            # TOML has no null, and leaving a field out is the same
+            lines.append(f"{key} = {json.dumps(value)}")
+    file = folder / f"{name}.toml"
+    file.write_text("\n".join(lines) + "\n")
+    msgspec.toml.decode(file.read_bytes())
+    return file
+
+
+def cpu_node(
+    folder: Path, model: str, n_workers: int, *flags: str, command: tuple[str, ...] = GATEWAY
+) -> Node:
+    """A gateway over `n_workers` CPU workers, not started yet. Log and journal go to `folder`."""
+    config = NodeConfig(
+        name="gateway", folder=folder, model=model, workers=("--cpu", str(n_workers)), flags=flags
+    )
+    return Node(config, command=command)
