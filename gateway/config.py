@@ -14,6 +14,8 @@ from gateway.errors import ConfigRefused
 Placement = Literal["auto", "colocated"] | dict[str, tuple[str, ...]]
 """By the planner's rule, everything everywhere, or worker id -> stages."""
 
+LogLevel = Literal["debug", "info", "warning", "error"]
+
 
 class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True):
     """One worker process. `device` is "cpu" or "cuda:N"; `threads` of the CPU are its own."""
@@ -38,15 +40,21 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True):
     `decode_memory_bytes` bounds what one decode may take, in tiles if need be; None for no bound.
     """
 
-    models: tuple[str, ...]
     workers: tuple[WorkerSpec, ...]
+    models: tuple[str, ...] = ("triptych-emoji",)
     host: str = "127.0.0.1"
     port: int = 8000
     catalogues: tuple[Path, ...] = ()
     placement: Placement = "auto"
+    api_keys: Path | None = None
+    allow_unauthenticated: bool = False
     journal: Path | None = None
+    log_level: LogLevel = "info"
     max_queued_jobs: int = 256
     max_body_bytes: int = 1024 * 1024
+    max_connections: int = 512
+    idle_timeout_s: float = 75.0
+    body_timeout_s: float = 30.0
     store_capacity_bytes: int = 2 * 1024**3
     checkpoint_every: int = 8
     encode_cache_bytes: int = 64 * 1024**2
@@ -72,7 +80,13 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True):
             raise ConfigRefused("models", f"one is there twice: {', '.join(self.models)}")
         if not 0 <= self.port <= 65535:
             raise ConfigRefused("port", f"{self.port} is not between 0 and 65535")
-        for name in ("max_queued_jobs", "max_body_bytes", "store_capacity_bytes", "min_samples"):
+        for name in (
+            "max_queued_jobs",
+            "max_body_bytes",
+            "max_connections",
+            "store_capacity_bytes",
+            "min_samples",
+        ):
             _at_least_one(name, getattr(self, name))
         _at_least_one("max_start_failures", self.max_start_failures)
         if self.decode_memory_bytes is not None:
@@ -91,7 +105,7 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True):
         if len(set(ids)) != len(ids):
             raise ConfigRefused("workers", f"an id is there twice: {', '.join(ids)}")
         for worker in self.workers:
-            _at_least_one(f"workers.{worker.worker_id}.threads", worker.threads)
+            _at_least_one("threads", worker.threads)
         if isinstance(self.placement, dict) and self.placement.keys() != set(ids):
             raise ConfigRefused(
                 "placement", f"must name each worker once: {', '.join(ids)}; got {', '.join(self.placement)}"
@@ -114,18 +128,18 @@ def n_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def cpu_workers(n: int, *, cores: int) -> tuple[WorkerSpec, ...]:
-    """`n` CPU workers that share `cores` evenly. Raises `ConfigRefused`."""
+def cpu_workers(n: int, *, cores: int, threads: int | None = None) -> tuple[WorkerSpec, ...]:
+    """`n` CPU workers with `threads` each, or an even share of `cores`. Raises `ConfigRefused`."""
     _at_least_one("cpu", n)
-    threads = max(1, cores // n)
-    return tuple(WorkerSpec(worker_id=f"cpu-{i}", device="cpu", threads=threads) for i in range(n))
+    each = max(1, cores // n) if threads is None else threads
+    return tuple(WorkerSpec(worker_id=f"cpu-{i}", device="cpu", threads=each) for i in range(n))
 
 
-def gpu_workers(gpus: Iterable[int], *, cores: int) -> tuple[WorkerSpec, ...]:
+def gpu_workers(gpus: Iterable[int], *, cores: int, threads: int | None = None) -> tuple[WorkerSpec, ...]:
     """One worker for each GPU, by the index that CUDA_VISIBLE_DEVICES would take."""
     indices = tuple(gpus)
-    threads = max(1, cores // max(1, len(indices)))
-    return tuple(WorkerSpec(worker_id=f"gpu-{i}", device=f"cuda:{i}", threads=threads) for i in indices)
+    each = max(1, cores // max(1, len(indices))) if threads is None else threads
+    return tuple(WorkerSpec(worker_id=f"gpu-{i}", device=f"cuda:{i}", threads=each) for i in indices)
 
 
 def parse_gpus(text: str) -> tuple[int, ...]:

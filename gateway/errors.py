@@ -8,15 +8,19 @@ GatewayError
    |- ClientError
    |  |- InvalidRequest       400 a field, named in `param`
    |  |- InputRefused         400 a worker found the input unusable
+   |  |- Unauthenticated      401 no key, or none that holds
+   |  |- Forbidden            403 a key without the scope, or a caller from where it may not be
    |  |- ModelNotFound        404
    |  |- RouteNotFound        404
    |  |- MethodNotAllowed     405
+   |  |- BodyTooSlow          408
    |  |- BodyTooLarge         413
    |  |- WrongContentType     415
    |  |- BadHttp              any other refusal of the HTTP layer
    |  `- ClientLeft           499 never sent: nobody is listening
    |- OurError
    |  |- QueueFull            429 retry
+   |  |- KeyBusy              429 retry
    |  |- NotReady             503 retry
    |  |- ShuttingDown         503 retry
    |  |- DeadlineMissed       504 it asked to be dropped then
@@ -31,6 +35,7 @@ GatewayError
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 
@@ -45,13 +50,19 @@ class OperatorError(GatewayError):
 
 
 class ConfigRefused(OperatorError):
-    """A flag or configuration field that cannot be honoured. `field` is its name."""
+    """A configuration field that cannot be honoured. `field` is its name, `source` where it was set."""
 
     exit_code = 2
 
-    def __init__(self, field: str, reason: str) -> None:
-        super().__init__(f"{field}: {reason}")
+    def __init__(self, field: str, reason: str, *, source: str | None = None) -> None:
+        super().__init__(f"{source}: {field}: {reason}" if source else f"{field}: {reason}")
         self.field = field
+        self.reason = reason
+        self.source = source
+
+    def by(self, sources: Mapping[str, str]) -> ConfigRefused:
+        """The same with its source, from field to source, if it has none yet."""
+        return ConfigRefused(self.field, self.reason, source=self.source or sources.get(self.field))
 
 
 class StartFailed(OperatorError):
@@ -113,6 +124,26 @@ class InputRefused(ClientError):
     code = "input_refused"
 
 
+class Unauthenticated(ClientError):
+    """No key, or none that holds."""
+
+    status = 401
+    code = "invalid_api_key"
+
+    def headers(self) -> dict[str, str]:
+        return {**super().headers(), "WWW-Authenticate": "Bearer"}
+
+
+class Forbidden(ClientError):
+    """Known, or from where nobody needs a key, and still not allowed this."""
+
+    status = 403
+
+    def __init__(self, message: str, *, code: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
 class ModelNotFound(ClientError):
     status = 404
     code = "model_not_found"
@@ -126,6 +157,11 @@ class RouteNotFound(ClientError):
 class MethodNotAllowed(ClientError):
     status = 405
     code = "method_not_allowed"
+
+
+class BodyTooSlow(ClientError):
+    status = 408
+    code = "body_timeout"
 
 
 class BodyTooLarge(ClientError):
@@ -174,6 +210,15 @@ class QueueFull(OurError):
     def __init__(self, message: str, *, retry_after_s: float) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class KeyBusy(OurError):
+    """As many requests of this key are open as it may have."""
+
+    status = 429
+    kind = "rate_limit_error"
+    code = "key_busy"
+    may_retry = True
 
 
 class NotReady(OurError):

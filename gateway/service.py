@@ -161,7 +161,7 @@ def _model(config: GatewayConfig) -> Model:
     except UnknownModel as error:
         raise ConfigRefused("models", str(error)) from error
     except PipelineError as error:
-        raise ConfigRefused("catalogue", str(error)) from error
+        raise ConfigRefused("catalogues", str(error)) from error
 
 
 def _listen(host: str, port: int) -> socket.socket:

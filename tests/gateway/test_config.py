@@ -1,11 +1,9 @@
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gateway.__main__ import parse
 from gateway.config import (
     GatewayConfig,
     WorkerSpec,
@@ -35,6 +33,9 @@ WORKER = WorkerSpec(worker_id="cpu-0", device="cpu", threads=1)
         ("mix_window_s", float("nan")),
         ("min_dwell_s", float("inf")),
         ("heartbeat_timeout_s", 1.0),
+        ("models", ()),
+        ("models", ("toy", "toy")),
+        ("max_connections", 0),
         ("workers", ()),
         ("workers", (WORKER, WORKER)),
         ("placement", {"cpu-1": ("denoise",)}),
@@ -50,6 +51,7 @@ def test_each_bad_field_names_itself(field: str, value: Any) -> None:
 def test_cpu_workers_share_the_cores() -> None:
     assert [worker.threads for worker in cpu_workers(3, cores=8)] == [2, 2, 2]
     assert [worker.threads for worker in cpu_workers(4, cores=2)] == [1] * 4
+    assert [worker.threads for worker in cpu_workers(2, cores=8, threads=3)] == [3] * 2
     with pytest.raises(ConfigRefused):
         cpu_workers(0, cores=2)
 
@@ -59,6 +61,7 @@ def test_gpu_workers_are_named_by_their_gpu() -> None:
         ("gpu-0", "cuda:0"),
         ("gpu-3", "cuda:3"),
     ]
+    assert gpu_workers((1,), cores=8, threads=5)[0].threads == 5
 
 
 @pytest.mark.parametrize(
@@ -87,27 +90,3 @@ def test_placements() -> None:
 def test_wrong_placements(text: str) -> None:
     with pytest.raises(ConfigRefused):
         parse_placement(text)
-
-
-def test_flags_become_the_configuration() -> None:
-    flags = (
-        "--port 0 --cpu 2 --catalogue a.toml --catalogue b.toml --journal j --max-queued 7 --mix-window-s 5"
-        " --min-dwell-s 2.5 --log-level debug --placement cpu-0=a,cpu-1=b --checkpoint-every 0"
-        " --encode-cache-bytes 5 --decode-memory-bytes 9"
-    )
-    config, level = parse(flags.split())
-    assert config.catalogues == (Path("a.toml"), Path("b.toml"))
-    assert (config.port, config.max_queued_jobs, config.mix_window_s, config.min_dwell_s) == (0, 7, 5.0, 2.5)
-    assert (config.journal, level) == (Path("j"), "debug")
-    assert config.placement == {"cpu-0": ("a",), "cpu-1": ("b",)}
-    assert (config.checkpoint_every, config.encode_cache_bytes, config.decode_memory_bytes) == (0, 5, 9)
-    default, _ = parse([])
-    assert (default.checkpoint_every, default.decode_memory_bytes) == (8, None)
-
-
-@pytest.mark.parametrize("flags", ["--port x", "--no-such-flag", "--cpu 1 --gpus 0", "--log-level loud"])
-def test_wrong_flags_exit_with_2(flags: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as left:
-        parse(flags.split())
-    assert left.value.code == 2
-    assert "error:" in capsys.readouterr().err

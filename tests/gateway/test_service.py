@@ -220,13 +220,13 @@ def test_a_busy_port_is_said_at_once(taken: int, capfd: pytest.CaptureFixture[st
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        ("--model nope", "models: unknown model 'nope'; known: "),
-        ("--catalogue /no/such.toml", "catalogue: "),
-        ("--journal /no/such/folder/j", "journal: "),
-        ("--max-queued 0", "max_queued_jobs: 0 is less than 1"),
-        ("--cpu 0", "cpu: 0 is less than 1"),
-        ("--gpus x", "gpus: "),
-        ("--placement cpu-9=denoise", "placement: "),
+        ("--model nope", "flag --model: models: unknown model 'nope'; known: "),
+        ("--catalogue /no/such.toml", "flag --catalogue: catalogues: "),
+        ("--journal /no/such/folder/j", "flag --journal: journal: "),
+        ("--max-queued 0", "flag --max-queued: max_queued_jobs: 0 is less than 1"),
+        ("--cpu 0", "flag --cpu: cpu: 0 is less than 1"),
+        ("--gpus x", "flag --gpus: gpus: "),
+        ("--placement cpu-9=denoise", "flag --placement: placement: "),
     ],
 )
 def test_what_cannot_be_honoured_is_one_line_and_exit_code_2(
