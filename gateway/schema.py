@@ -5,25 +5,23 @@ Nothing is clamped or dropped in silence. Bounds come from the catalogue's entry
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import random
 import re
 from collections.abc import Callable
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
+from gateway.bodies import REFUSED_FIELDS, REFUSED_VALUES, ImagesRequest, LoraRequest
 from gateway.errors import InvalidRequest, ModelNotFound
 from pipelines.catalogue import Model
 from pipelines.errors import FieldRefused
 from pipelines.families import check_fields
 from wire.generation import Adapter, Exactness, FileFormat, Generation
 
-MAX_IMAGES = 10
-MAX_SEED = 2**63 - 1
-MAX_SLO_MS = 24 * 3600 * 1000.0
-MAX_LORA_SCALE = 4.0
 RANDOM_SEED_BITS = 32
 
 # of the model's own steps; "auto" and "medium" are those
@@ -35,48 +33,11 @@ _SIZE = re.compile(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})")
 _AT = re.compile(r" - at `\$\.?([^`]*)`$")
 
 
-class LoraRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """An adapter of the model, and how strongly it acts; negative: the other way."""
-
-    name: str
-    scale: float = 1.0
-
-
-class ImagesRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The fields as sent; None is the same as leaving a field out. `slo_ms`: milliseconds from arrival.
-
-    `lora`: an adapter, or its name alone. `allow_degraded`: consent to `exactness` "approximate".
-    `output_compression`: quality of a jpeg or webp file, 0 to 100. `quality`: how many steps, in words.
-    `user` is the client's own note, which nothing here reads.
-    """
-
-    prompt: str
-    model: str | None = None
-    n: int | None = None
-    size: str | None = None
-    response_format: Literal["b64_json"] | None = None
-    seed: int | None = None
-    num_inference_steps: int | None = None
-    guidance_scale: float | None = None
-    negative_prompt: str | None = None
-    slo_ms: float | None = None
-    priority: Literal["interactive", "standard", "batch"] | None = None
-    drop_if_late: bool | None = None
-    exactness: Literal["bitwise", "numeric", "approximate"] | None = None
-    allow_degraded: bool | None = None
-    lora: str | LoraRequest | None = None
-    quality: Literal["auto", "low", "medium", "high"] | None = None
-    output_format: Literal["png", "jpeg", "webp"] | None = None
-    output_compression: int | None = None
-    background: Literal["auto", "opaque", "transparent"] | None = None
-    user: str | None = None
-
-
 def parse_images_request(body: bytes) -> ImagesRequest:
     """Raises `InvalidRequest`."""
     try:
         # the stdlib's parser lets NaN and 1e999 through, so that the field can be named below
-        read = json.loads(body, object_pairs_hook=_no_repeats)
+        read = json.loads(body, object_pairs_hook=_no_repeats, parse_float=_number)
     except (ValueError, RecursionError) as error:
         raise InvalidRequest(f"the body is not JSON: {error}", code="invalid_json") from None
     if not isinstance(read, dict):
@@ -84,10 +45,7 @@ def parse_images_request(body: bytes) -> ImagesRequest:
     for name, value in read.items():
         if name not in ImagesRequest.__struct_fields__:
             raise InvalidRequest(f"unknown field {name!r}", param=name, code="unknown_parameter")
-        if isinstance(value, float) and not math.isfinite(value):
-            raise InvalidRequest(f"{name} is not a finite number", param=name)
-        if isinstance(value, str):
-            _check_unicode(name, value)
+        _check_value(name, value)
     if "prompt" not in read:
         raise InvalidRequest("prompt is missing", param="prompt", code="missing_required_parameter")
     try:
@@ -119,11 +77,8 @@ def resolve(
             f"the model {request.model!r} is not served here; this is {name!r}", param="model"
         )
     _check_text("prompt", request.prompt, model.max_prompt_chars)
-    if not request.prompt:
-        raise InvalidRequest("prompt is empty", param="prompt")
     if request.negative_prompt is not None:
         _check_text("negative_prompt", request.negative_prompt, model.max_prompt_chars)
-    n = _bounded("n", request.n, default=1, low=1, high=MAX_IMAGES)
     width_px, height_px = _size(request.size, model)
     steps = _steps(request, model)
     guidance = _bounded(
@@ -133,9 +88,6 @@ def resolve(
         low=0.0,
         high=model.max_guidance,
     )
-    if request.slo_ms is not None:
-        _bounded("slo_ms", request.slo_ms, default=0.0, low=1.0, high=MAX_SLO_MS)
-    exactness = _exactness(request)
     file_format, file_quality = _file(request, model)
     adapter = _adapter(request.lora, model)
     try:
@@ -149,7 +101,6 @@ def resolve(
     except FieldRefused as error:
         raise InvalidRequest(str(error), param=error.field) from None
     seed = request.seed if request.seed is not None else draw.getrandbits(RANDOM_SEED_BITS)
-    _bounded("seed", seed, default=0, low=0, high=MAX_SEED - (n - 1))
     generations = tuple(
         Generation(
             prompt=request.prompt,
@@ -162,11 +113,11 @@ def resolve(
             num_frames=model.default_frames,
             adapter=adapter,
             tiled_decode=tiled(width_px, height_px),
-            exactness=exactness,
+            exactness=Exactness(request.exactness or Exactness.NUMERIC),
             file_format=file_format,
             file_quality=file_quality,
         )
-        for i in range(n)
+        for i in range(request.n or 1)
     )
     return generations, (width_px, height_px)
 
@@ -190,15 +141,40 @@ def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     read = dict(pairs)
     if len(read) != len(pairs):
         raise ValueError("a field is there twice")
+    if not all(map(_is_unicode, read)):
+        raise ValueError("a field's name is not valid Unicode text")
     return read
+
+
+def _number(text: str) -> float | int:
+    """To JSON 2.0 is as whole as 2. From 2^53 on a float may not be the number that was written."""
+    number = float(text)
+    return int(number) if number.is_integer() and abs(number) < 2**53 else number
 
 
 def _named(message: str) -> InvalidRequest:
     """msgspec's message says where; OpenAI's shape wants it apart."""
-    if at := _AT.search(message):
-        name = at.group(1).partition(".")[0]
-        return InvalidRequest(f"{name}: {message[: at.start()]}", param=name, code="invalid_type")
-    return InvalidRequest(message)
+    at = _AT.search(message)
+    if at is None:
+        return InvalidRequest(message)
+    name, text = at.group(1).partition(".")[0], message[: at.start()]
+    if text.startswith("Invalid enum value"):
+        text += f"; it may be {_allowed(name)}"
+    code = "invalid_type" if ", got `" in text else "invalid_value"
+    return InvalidRequest(f"{name}: {text}", param=name, code=code)
+
+
+@functools.cache
+def _published() -> dict[str, Any]:
+    """The properties of the request as JSON Schema."""
+    _, components = msgspec.json.schema_components([ImagesRequest])
+    properties: dict[str, Any] = components["ImagesRequest"]["properties"]
+    return properties
+
+
+def _allowed(name: str) -> str:
+    """The words that a field may be."""
+    return ", ".join(word for kind in _published()[name]["anyOf"] for word in kind.get("enum", ()))
 
 
 def _check_text(name: str, text: str, max_chars: int) -> None:
@@ -206,12 +182,31 @@ def _check_text(name: str, text: str, max_chars: int) -> None:
         raise InvalidRequest(f"{name} has {len(text)} characters, the bound is {max_chars}", param=name)
 
 
-def _check_unicode(name: str, text: str) -> None:
+def _check_value(name: str, value: Any) -> None:
+    """What JSON can spell and no type here says: reasons of ours, and numbers and texts that are none."""
+    if value is not None and (reason := REFUSED_FIELDS.get(name)):
+        raise InvalidRequest(f"{name} is not supported: {reason}", param=name, code="unsupported_parameter")
+    match value:
+        case str() | int():
+            if reason := REFUSED_VALUES.get((name, value)):
+                text = f"{name} {json.dumps(value)} is not supported: {reason}"
+                raise InvalidRequest(text, param=name, code="unsupported_value")
+            if isinstance(value, str) and not _is_unicode(value):
+                raise InvalidRequest(f"{name} is not valid Unicode text", param=name)
+        case float() if not math.isfinite(value):
+            raise InvalidRequest(f"{name} is not a finite number", param=name)
+        case dict():
+            for within in value.values():
+                _check_value(name, within)
+
+
+def _is_unicode(text: str) -> bool:
     """JSON can spell half of a surrogate pair, which nothing after us can encode."""
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise InvalidRequest(f"{name} is not valid Unicode text", param=name) from None
+        return False
+    return True
 
 
 def _bounded(name: str, value: _Number | None, *, default: _Number, low: _Number, high: _Number) -> _Number:
@@ -234,8 +229,6 @@ def _steps(request: ImagesRequest, model: Model) -> int:
 
 def _file(request: ImagesRequest, model: Model) -> tuple[FileFormat, int]:
     """What the file is, and its quality of 0 to 100."""
-    if request.background == "transparent":
-        raise InvalidRequest("background is transparent, pictures here are opaque", param="background")
     file_format = FileFormat(request.output_format or FileFormat.PNG)
     if file_format is FileFormat.JPEG and model.family_table.output == "videos":
         raise InvalidRequest("output_format is jpeg, which no clip can be", param="output_format")
@@ -245,19 +238,7 @@ def _file(request: ImagesRequest, model: Model) -> tuple[FileFormat, int]:
         raise InvalidRequest(
             "output_compression has no effect on a png, which loses nothing", param="output_compression"
         )
-    quality = _bounded("output_compression", request.output_compression, default=100, low=0, high=100)
-    return file_format, quality
-
-
-def _exactness(request: ImagesRequest) -> Exactness:
-    asked = Exactness(request.exactness or Exactness.NUMERIC)
-    if asked is not Exactness.APPROXIMATE:
-        return asked
-    if not request.allow_degraded:
-        text = "exactness is approximate, which needs allow_degraded to be true"
-    else:
-        text = "exactness is approximate, but nothing here makes approximate pictures; leave it out"
-    raise InvalidRequest(text, param="exactness")
+    return file_format, request.output_compression
 
 
 def _adapter(lora: str | LoraRequest | None, model: Model) -> Adapter | None:
@@ -267,9 +248,6 @@ def _adapter(lora: str | LoraRequest | None, model: Model) -> Adapter | None:
     if asked.name not in model.adapters:
         known = ", ".join(sorted(model.adapters)) or "none"
         raise InvalidRequest(f"lora is {asked.name!r}; this model's adapters: {known}", param="lora")
-    if not -MAX_LORA_SCALE <= asked.scale <= MAX_LORA_SCALE:
-        bounds = f"between {-MAX_LORA_SCALE} and {MAX_LORA_SCALE}"
-        raise InvalidRequest(f"lora.scale is {asked.scale}, it must be {bounds}", param="lora")
     return Adapter(name=asked.name, source=model.adapters[asked.name], scale=asked.scale)
 
 
@@ -278,6 +256,7 @@ def _size(size: str | None, model: Model) -> tuple[int, int]:
         return model.default_size_px
     match = _SIZE.fullmatch(size)
     if match is None:
+        # the published pattern also matches in front of a line's end
         raise InvalidRequest(f'size is {size!r}, it must be "auto" or like "512x512"', param="size")
     width_px, height_px = int(match.group(1)), int(match.group(2))
     for side_px in (width_px, height_px):

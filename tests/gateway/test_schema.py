@@ -8,9 +8,11 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from openai.types import image_generate_params
 
+from gateway.bodies import MAX_IMAGES, MAX_SEED, REFUSED_FIELDS, REFUSED_VALUES, ImagesRequest
 from gateway.errors import ApiError, InvalidRequest, ModelNotFound
-from gateway.schema import MAX_SEED, ImagesRequest, parse_images_request, resolve, warm_up_generation
+from gateway.schema import parse_images_request, resolve, warm_up_generation
 from tests.gateway.conftest import MODEL
 from wire.generation import Adapter, Exactness, FileFormat, Generation
 
@@ -64,13 +66,68 @@ def test_exactness_is_passed_on() -> None:
         assert resolved(exactness=asked, allow_degraded=True)[0].exactness == asked
 
 
-@pytest.mark.parametrize(
-    ("consent", "said"), [(None, "allow_degraded"), (False, "allow_degraded"), (True, "nothing here makes")]
-)
-def test_approximate_is_refused_with_the_reason(consent: bool | None, said: str) -> None:
-    with pytest.raises(InvalidRequest, match=said) as refused:
+@pytest.mark.parametrize("consent", [None, False, True])
+def test_approximate_is_refused_with_the_reason(consent: bool | None) -> None:
+    with pytest.raises(InvalidRequest, match="nothing here makes approximate") as refused:
         resolved(exactness="approximate", allow_degraded=consent)
     assert refused.value.param == "exactness"
+
+
+@pytest.mark.parametrize("field", REFUSED_FIELDS)
+@pytest.mark.parametrize("value", ["low", 1, {"model": "x"}, [], False])
+def test_a_field_that_cannot_be_honoured_is_refused_with_the_reason(field: str, value: object) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        resolved(**{field: value})
+    assert (refused.value.param, refused.value.code) == (field, "unsupported_parameter")
+    assert REFUSED_FIELDS[field] in refused.value.message
+
+
+@pytest.mark.parametrize(("field", "value"), REFUSED_VALUES)
+def test_a_value_that_cannot_be_honoured_is_refused_with_the_reason(field: str, value: object) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        resolved(**{field: value})
+    assert (refused.value.param, refused.value.code) == (field, "unsupported_value")
+    assert REFUSED_VALUES[field, value] in refused.value.message
+
+
+def test_no_field_of_openai_s_is_unknown() -> None:
+    theirs = {
+        *image_generate_params.ImageGenerateParamsStreaming.__annotations__,
+        *image_generate_params.ImageGenerateParamsNonStreaming.__annotations__,
+    }
+    assert {"prompt", "stream", "moderation"} <= theirs
+    assert theirs <= set(ImagesRequest.__struct_fields__)
+
+
+def test_what_asks_for_nothing_is_taken() -> None:
+    asks_for_nothing = {"stream": False, "partial_images": 0, "background": "auto", "safety_identifier": ""}
+    assert resolved(seed=1, **asks_for_nothing) == resolved(seed=1)
+
+
+def test_a_word_that_is_none_of_a_field_s_is_answered_with_those() -> None:
+    with pytest.raises(InvalidRequest, match="batch, interactive, standard") as refused:
+        resolved(priority="urgent")
+    assert (refused.value.param, refused.value.code) == ("priority", "invalid_value")
+
+
+@pytest.mark.parametrize(
+    ("fields", "code"),
+    [({"n": "2"}, "invalid_type"), ({"n": 0}, "invalid_value"), ({"n": 11}, "invalid_value")],
+)
+def test_a_wrong_type_and_a_wrong_value_have_their_own_codes(fields: dict[str, object], code: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        resolved(**fields)
+    assert refused.value.code == code
+
+
+def test_a_whole_number_may_be_written_with_a_point() -> None:
+    body = b'{"prompt": "a hat", "n": 2.0, "seed": 1e3, "guidance_scale": 2}'
+    generations, _ = resolve(parse_images_request(body), "toy", MODEL, draw=random.Random(1))
+    assert [generation.seed for generation in generations] == [1000, 1001]
+    with pytest.raises(InvalidRequest) as refused:
+        # the nearest float is another number
+        parse_images_request(b'{"prompt": "a hat", "seed": 9007199254740993.0}')
+    assert refused.value.param == "seed"
 
 
 @pytest.mark.parametrize(
@@ -174,7 +231,7 @@ def test_auto_is_the_default_size() -> None:
         ("size", "0128x128"),
         ("size", "999999x128"),
         ("size", "١٢٨x128"),
-        ("response_format", "url"),
+        ("response_format", "png"),
         ("response_format", 1),
         ("seed", -1),
         ("seed", 2**63),
@@ -231,7 +288,16 @@ def test_auto_is_the_default_size() -> None:
         ("user", 3),
         ("user", "\ud800"),
         ("stream", True),
+        ("stream", 0),
         ("partial_images", 1),
+        ("partial_images", 4),
+        ("priority", "urgent"),
+        ("priority", 1),
+        ("drop_if_late", 1),
+        ("drop_if_late", "yes"),
+        ("user", "x" * 513),
+        ("safety_identifier", 1),
+        ("size", "128x128\n"),
         ("a`b", 1),
     ],
 )
@@ -261,9 +327,9 @@ def test_an_unknown_field_has_its_own_code() -> None:
 
 
 def test_the_last_seed_must_fit_too() -> None:
-    assert resolved(seed=MAX_SEED)[0].seed == MAX_SEED
+    assert resolved(seed=MAX_SEED, n=MAX_IMAGES)[-1].seed == 2**63 - 1
     with pytest.raises(InvalidRequest) as refused:
-        resolved(seed=MAX_SEED, n=2)
+        resolved(seed=MAX_SEED + 1)
     assert refused.value.param == "seed"
 
 
@@ -290,6 +356,7 @@ def test_a_negative_prompt_without_guidance_is_refused() -> None:
         b"null",
         b"\xff\xfe",
         b'{"prompt": "a", "prompt": "b"}',
+        b'{"prompt": "a", "\\ud800": 1}',
         b"[" * 10**5,
     ],
 )
