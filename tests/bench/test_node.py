@@ -102,10 +102,8 @@ async def test_tells_of_a_bad_end_and_of_what_is_left(tmp_path: Path, command: t
     with pytest.raises(NodeFailed, match=r"process \d+ is left") as caught:
         async with Node(config(tmp_path, "litters"), command=command) as node:
             assert node.worker_environment()["PATH"] == os.environ["PATH"]
-            workers = node.worker_pids()
     pid = int(str(caught.value).split()[1])
     os.kill(pid, signal.SIGKILL)
-    assert workers == {"cpu-0": pid}
 
 
 async def test_an_error_inside_is_not_hidden(tmp_path: Path, command: tuple[str, ...]) -> None:
