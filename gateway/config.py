@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
@@ -10,6 +11,8 @@ from typing import Literal
 import msgspec
 
 from gateway.errors import ConfigRefused
+
+_BASE_URL = re.compile(r"https?://[^\s/?#]+(/[^\s?#]*)?")
 
 Placement = Literal["auto", "colocated"] | dict[str, tuple[str, ...]]
 """By the planner's rule, everything everywhere, or worker id -> stages."""
@@ -38,6 +41,10 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True):
     against 570 ms with the embedded model on one core; a large model's is tens of MB, and its steps are
     as much longer. Encode results of up to `encode_cache_bytes` are kept for later requests, 0 for none.
     `decode_memory_bytes` bounds what one decode may take, in tiles if need be; None for no bound.
+
+    Pictures asked for as URLs are kept in the folder `files` for `file_ttl_s`, up to `files_bytes` of them;
+    None for a folder that ends with the gateway. The URLs begin with `public_url`, or else with what the
+    client called this server.
     """
 
     workers: tuple[WorkerSpec, ...]
@@ -59,6 +66,10 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True):
     checkpoint_every: int = 8
     encode_cache_bytes: int = 64 * 1024**2
     decode_memory_bytes: int | None = None
+    files: Path | None = None
+    files_bytes: int = 1024**3
+    file_ttl_s: float = 3600.0
+    public_url: str | None = None
     mix_window_s: float = 30.0
     min_dwell_s: float = 10.0
     min_samples: int = 12
@@ -85,10 +96,13 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True):
             "max_body_bytes",
             "max_connections",
             "store_capacity_bytes",
+            "files_bytes",
             "min_samples",
         ):
             _at_least_one(name, getattr(self, name))
         _at_least_one("max_start_failures", self.max_start_failures)
+        if self.public_url is not None and not _BASE_URL.fullmatch(self.public_url):
+            raise ConfigRefused("public_url", f"{self.public_url!r} is not like https://pictures.example.org")
         if self.decode_memory_bytes is not None:
             _at_least_one("decode_memory_bytes", self.decode_memory_bytes)
         for name in ("checkpoint_every", "encode_cache_bytes"):

@@ -97,6 +97,12 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("checkpoint_every", "N", "steps between two checkpoints of a denoise loop, 0 for none"),
     Setting("encode_cache_bytes", "N", "encode results kept for later requests, 0 for none"),
     Setting("decode_memory_bytes", "N", "bound of one decode: what would need more is decoded in tiles"),
+    Setting(
+        "files", "DIR", "where pictures asked for as URLs are kept (a folder that ends with the gateway)"
+    ),
+    Setting("files_bytes", "N", "bound of those"),
+    Setting("file_ttl_s", "S", "how long such a URL is good"),
+    Setting("public_url", "URL", "what such URLs begin with (what the client called this server)"),
     Setting("mix_window_s", "S", "how far back the observed mix of stages reaches"),
     Setting("min_dwell_s", "S", "a placement lives at least this long"),
     Setting("min_samples", "N", "finished stages before the placement may change"),

@@ -23,6 +23,8 @@ ALL = {
     "allow_unauthenticated": True,
     "journal": "j",
     "log_level": "debug",
+    "files": "f",
+    "public_url": "https://pictures.example.org/here",
 }
 """Those that are no numbers, each unlike its default."""
 
