@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import logging
 
+from gateway.errors import DeadlineMissed
 from gateway.fleet import Worker, WorkerState
 from gateway.job import Job
 from gateway.jobs import Outcome, Request
@@ -58,7 +59,10 @@ class Accounts:
         if (slip := self._slips.get(request_id or "")) is not None:
             slip.ran(stage.name, worker.worker_id)
         if not task.is_warm_up:
-            self.metrics.stage_seconds.labels(stage.name).observe(done.ended_at_s - done.started_at_s)
+            seconds = done.ended_at_s - done.started_at_s
+            self.metrics.stage_seconds.labels(task.model, stage.name).observe(seconds)
+            if stage.kind == "diffuse":
+                self.metrics.step_seconds.labels(task.model, stage.name).observe(seconds / max(1, steps))
         self._journal.record(
             "stage",
             worker=worker.worker_id,
@@ -114,10 +118,12 @@ class Accounts:
         error = request.error
         status = 200 if error is None else error.http_status
         times = times_s(request.slowest)
-        self.metrics.requests.labels(str(request.outcome)).inc()
-        if request.outcome is Outcome.DONE:
-            self.metrics.request_seconds.observe(times["total"])
-            self.metrics.deadlines.labels(str(request.deadline_met).lower()).inc()
+        model, outcome = request.jobs[0].model, str(request.outcome)
+        self.metrics.requests.labels(model, outcome, "" if error is None else error.code).inc()
+        self.metrics.request_seconds.labels(model, outcome).observe(times["total"])
+        if request.outcome in (Outcome.DONE, Outcome.FAILED) or isinstance(error, DeadlineMissed):
+            self.metrics.queue_seconds.labels(model).observe(times["queue"])
+            self.metrics.deadlines.labels(model, str(request.deadline_met).lower()).inc()
         log.info(
             "%s %s: %d, n=%d, %.3f s",
             request.request_id,
@@ -165,5 +171,6 @@ class Accounts:
 
     def worker_killed(self, worker: Worker, reason: str, at_s: float) -> None:
         """It is silent, stuck or wrong, and is about to be ended."""
+        self.metrics.kills.labels(worker.worker_id).inc()
         log.error("%s is killed: %s", worker.worker_id, reason)
         self._journal.record("kill", worker=worker.worker_id, reason=reason, at_s=at_s)

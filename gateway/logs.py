@@ -1,9 +1,9 @@
 """The log of the process: lines of text or of JSON on stderr, written by a thread.
 
 The event loop only puts a record into a bounded queue, so a reader that does not read (a full pipe) stops
-nothing: over the bound lines are dropped, counted, and told as a number once there is room again. A record is
-exactly one line of JSON. In text it is one line too, and what follows it (a traceback) is indented, so that no
-string from outside, whatever it holds, can pass for a line of its own.
+nothing: over the bound lines are dropped, counted, and told as a number once there is room again. A record
+is exactly one line of JSON. In text it is one line too, and what follows it (a traceback) is indented, so
+that no string from outside, whatever it holds, can pass for a line of its own.
 
 A record may carry values beside its message: `log.info("request", extra={"fields": {"status": 200}})`.
 """
@@ -67,6 +67,11 @@ def logging_to(stream: TextIO, *, level: str, form: LogFormat, max_lines: int = 
         thread.join(_LAST_LINES_S)
 
 
+def n_dropped_lines() -> int:
+    """Lines that were dropped, of all that is logged in this process now."""
+    return sum(h.logs.n_dropped for h in logging.getLogger().handlers if isinstance(h, _Handler))
+
+
 class TextLines(logging.Formatter):
     """`2026-01-31 12:00:00,000 INFO gateway.x: message key=value`, with what is no plain word in quotes."""
 
@@ -128,7 +133,7 @@ def _json(value: Any) -> str:
 class _Handler(QueueHandler):
     def __init__(self, logs: Logs) -> None:
         super().__init__(logs.lines)
-        self._logs = logs
+        self.logs = logs
 
     def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
         # arguments may change after the call, so the message is made here; the rest is left to the thread
@@ -138,9 +143,9 @@ class _Handler(QueueHandler):
 
     def enqueue(self, record: logging.LogRecord) -> None:
         try:
-            self._logs.lines.put_nowait(record)
+            self.logs.lines.put_nowait(record)
         except queue.Full:
-            self._logs.n_dropped += 1
+            self.logs.n_dropped += 1
 
 
 def _write(logs: Logs, writer: logging.Handler) -> None:

@@ -94,14 +94,14 @@ class Engine:
         self._config = config
         self._socket = socket
         self._entry = to_entry(model)
-        self._accounts = Accounts(journal, metrics)
+        self.accounts = Accounts(journal, metrics)
         self._dirty = asyncio.Event()
         self.desk = Desk(
             model,
             self.book,
             handoffs,
             self.encodes,
-            self._accounts,
+            self.accounts,
             changed=self._dirty.set,
             clock=clock,
         )
@@ -113,7 +113,7 @@ class Engine:
         self._timer: asyncio.Handle | None = None
         self._timer_due_s = 0.0
         self._group: asyncio.TaskGroup | None = None
-        metrics.watch(self.fleet, self.book, self.encodes)
+        metrics.watch(self.fleet, self.book, self.encodes, handoffs)
 
     async def run(self) -> None:
         """Work until cancelled, or until a bug of ours, which `failed` then tells. Frees nothing."""
@@ -163,18 +163,18 @@ class Engine:
     def worker_started(self, worker_id: str) -> None:
         worker = self.fleet[worker_id]
         worker.started(self.now_s())
-        self._accounts.worker_changed(worker, self.now_s())
+        self.accounts.worker_changed(worker, self.now_s())
 
     def worker_exited(self, worker_id: str, reason: str) -> None:
         worker = self.fleet[worker_id]
         worker.exited(reason)
-        self._accounts.worker_exited(worker, reason)
+        self.accounts.worker_exited(worker, reason)
         self._lost(worker, reason)
 
     def worker_given_up(self, worker_id: str, reason: str) -> None:
         worker = self.fleet[worker_id]
         worker.lost(self.now_s(), for_good=True)
-        self._accounts.worker_changed(worker, self.now_s(), reason)
+        self.accounts.worker_changed(worker, self.now_s(), reason)
         left = {w.worker_id for w in self.fleet if w.state is not WorkerState.GIVEN_UP}
         homeless = self._turn.planner.homeless(left) if self._turn is not None else ()
         if not left:
@@ -286,7 +286,7 @@ class Engine:
             self._lost(worker, "another process took its place")
         worker.greeted(hello, self.now_s())
         log.info("%s is up: pid %d, %s, %d threads", worker_id, hello.pid, hello.device_name, hello.threads)
-        self._accounts.worker_changed(worker, self.now_s())
+        self.accounts.worker_changed(worker, self.now_s())
         self.send(worker_id, Welcome(heartbeat_interval_s=self._config.heartbeat_interval_s))
         self._describe()
         self._dirty.set()
@@ -320,7 +320,7 @@ class Engine:
             fleet=self.fleet,
             handoffs=self.handoffs,
             encodes=self.encodes,
-            accounts=self._accounts,
+            accounts=self.accounts,
         )
         self._turn = Turn(
             self,
@@ -329,7 +329,7 @@ class Engine:
             model=self.model,
             fleet=self.fleet,
             book=self.book,
-            accounts=self._accounts,
+            accounts=self.accounts,
         )
         log.info("%s has stages %s", self.name, ", ".join(graph.names))
 
@@ -352,7 +352,7 @@ class Engine:
         if self._describing == worker.worker_id:
             self._describing = None
         tasks = worker.lost(self.now_s())
-        self._accounts.worker_changed(worker, self.now_s(), reason)
+        self.accounts.worker_changed(worker, self.now_s(), reason)
         if self._turn is not None:
             for task in tasks:
                 self._turn.runs.worker_lost(worker.worker_id, task, reason)
@@ -394,7 +394,7 @@ class Engine:
             self._kill(worker, reason)
 
     def _kill(self, worker: Worker, reason: str) -> None:
-        self._accounts.worker_killed(worker, reason, self.now_s())
+        self.accounts.worker_killed(worker, reason, self.now_s())
         worker.condemned = True
         if self.keeper is not None:
             self.keeper.kill(worker.worker_id)

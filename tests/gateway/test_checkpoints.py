@@ -86,7 +86,7 @@ async def test_steps_behind_a_checkpoint_are_told_apart(start: Start, tmp_path: 
     file = tmp_path / "journal.jsonl"
     bench = await start(("denoise", "checkpoint+die"), checkpoint_every=3, journal=file)
     assert (await bench.post(num_inference_steps=10)).status == 200
-    bench.engine._accounts._journal.__exit__(None, None, None)
+    bench.engine.accounts._journal.__exit__(None, None, None)
     events = [json.loads(line) for line in file.read_text().splitlines()]
     (loop,) = [e for e in events if e["event"] == "stage" and e["stage"] == "denoise" and e["job"]]
     assert (loop["from_step"], loop["steps"]) == (3, 7)

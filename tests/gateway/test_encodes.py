@@ -93,7 +93,7 @@ async def test_a_repeat_prompt_is_not_encoded_again(start: Start, placement: obj
     assert "triptych_encode_cache_misses_total 1.0" in text
     assert f"triptych_encode_cache_bytes {float(len('encoded a hat None'))}" in text
     await assert_clean(bench)
-    bench.engine._accounts._journal.__exit__(None, None, None)
+    bench.engine.accounts._journal.__exit__(None, None, None)
     stages = [json.loads(line) for line in file.read_text().splitlines() if '"event":"stage"' in line]
     second = [e["stage"] for e in stages if e["job"] and e["request"] == stages[-1]["request"]]
     assert second == ["denoise", "decode"]
@@ -284,5 +284,7 @@ def test_bytes_and_owners_always_add_up(
     for file in jobs:
         handoffs.free(file)
     cache.clear()
-    assert handoffs.statistics() == {"files": 0, "n_bytes": 0}
+    counted = handoffs.statistics()
+    assert (counted["files"], counted["n_bytes"]) == (0, 0)
+    assert (counted["taken"], counted["taken_bytes"]) == (counted["freed"], counted["freed_bytes"])
     assert store.used_bytes() == 0

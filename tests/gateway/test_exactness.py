@@ -31,7 +31,7 @@ async def test_the_weakest_of_all_tasks_and_pictures_is_told(
     bench = await start((stage, "numeric"), placement=SPLIT, journal=file)
     assert (await (await bench.post(n=3)).json())["exactness"] == "numeric"
     assert (await (await bench.post(n=3)).json())["exactness"] == "bitwise"
-    bench.engine._accounts._journal.__exit__(None, None, None)
+    bench.engine.accounts._journal.__exit__(None, None, None)
     requests = [json.loads(line) for line in file.read_text().splitlines() if '"event":"request"' in line]
     assert [request["exactness"] for request in requests] == ["numeric", "bitwise"]
 

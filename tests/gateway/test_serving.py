@@ -170,15 +170,15 @@ async def test_a_full_queue_is_429_and_its_gauges_are_right_meanwhile(start: Sta
     assert int(response.headers["Retry-After"]) >= 1
     await until(lambda: any(job.state == "diffusing" for job in bench.engine.book))
     text = await (await bench.client.get("/metrics")).text()
-    assert 'triptych_queue_jobs{stage="text_encoder"} 2.0' in text
-    assert 'triptych_in_flight_jobs{stage="denoise"} 1.0' in text
+    assert 'triptych_queue_jobs{model="toy",stage="text_encoder"} 2.0' in text
+    assert 'triptych_in_flight_jobs{model="toy",stage="denoise"} 1.0' in text
     bench.fleet.release.set()
     assert (await first).status == (await waiting).status == 200
     text = await (await bench.client.get("/metrics")).text()
-    assert 'triptych_queue_jobs{stage="text_encoder"} 0.0' in text
-    assert 'triptych_requests_total{outcome="done"} 2.0' in text
-    assert 'triptych_requests_total{outcome="rejected"} 1.0' in text
-    assert 'triptych_stage_seconds_count{stage="denoise"} 3.0' in text
+    assert 'triptych_queue_jobs{model="toy",stage="text_encoder"} 0.0' in text
+    assert 'triptych_requests_total{code="",model="toy",outcome="done"} 2.0' in text
+    assert 'triptych_requests_total{code="queue_full",model="toy",outcome="rejected"} 1.0' in text
+    assert 'triptych_stage_seconds_count{model="toy",stage="denoise"} 3.0' in text
     assert 'triptych_worker_state{state="up",worker="cpu-0"} 1.0' in text
     assert re.search(r"triptych_handoff_bytes \d", text)
 
@@ -200,7 +200,7 @@ async def test_the_journal_tells_it_all_without_the_prompt(start: Start, tmp_pat
     bench = await start(journal=file)
     assert (await bench.post(prompt="a secret", n=2, slo_ms=5000)).status == 200
     assert (await bench.post(n=10, seed=1, num_inference_steps=2)).status == 200
-    bench.engine._accounts._journal.__exit__(None, None, None)
+    bench.engine.accounts._journal.__exit__(None, None, None)
     text = file.read_text()
     assert "secret" not in text
     events = [json.loads(line) for line in text.splitlines()]

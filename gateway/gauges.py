@@ -1,0 +1,146 @@
+"""What `/metrics` reads at the moment it is asked, so that no gauge ever lags behind what it tells of."""
+
+from __future__ import annotations
+
+from collections import Counter as Counted
+from collections.abc import Iterator
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from gateway.encodes import EncodeCache
+from gateway.fleet import Fleet, WorkerState
+from gateway.handoffs import Handoffs as Store
+from gateway.jobs import JobBook
+from gateway.lifecycle import State
+from gateway.logs import n_dropped_lines
+from planner.types import StageKey
+
+_HANDOFF_COUNTERS = (
+    ("triptych_handoff_written_files", "Handoff files that got an owner", "taken"),
+    ("triptych_handoff_written_bytes", "Bytes of these files", "taken_bytes"),
+    ("triptych_handoff_freed_files", "Handoff files that lost their last owner", "freed"),
+    ("triptych_handoff_freed_bytes", "Bytes of these files", "freed_bytes"),
+)
+
+
+class Queue(Collector):
+    """Jobs by stage and by state. A stage is shown as long as some worker holds it or some job needs it."""
+
+    def __init__(self, fleet: Fleet, book: JobBook) -> None:
+        self._fleet = fleet
+        self._book = book
+
+    def collect(self) -> Iterator[Metric]:
+        waiting: Counted[StageKey] = Counted()
+        running: Counted[StageKey] = Counted()
+        states: Counted[State] = Counted()
+        stages = {key for worker in self._fleet for key in worker.resident}
+        for job in self._book:
+            states[job.state] += 1
+            stages.update((job.model, stage) for stage in job.graph.names)
+            if job.pending:
+                counted = waiting if job.task_id is None else running
+                counted[job.model, job.pending[0]] += 1
+        queue = GaugeMetricFamily(
+            "triptych_queue_jobs", "Jobs that wait, by the stage that is next", labels=["model", "stage"]
+        )
+        in_flight = GaugeMetricFamily(
+            "triptych_in_flight_jobs", "Jobs that a worker has, by stage", labels=["model", "stage"]
+        )
+        for key in sorted(stages):
+            queue.add_metric(key, waiting[key])
+            in_flight.add_metric(key, running[key])
+        yield queue
+        yield in_flight
+        job_states = GaugeMetricFamily("triptych_jobs", "Open jobs by state", labels=["state"])
+        for state in State:
+            if not state.is_terminal:
+                job_states.add_metric([str(state)], states[state])
+        yield job_states
+        yield GaugeMetricFamily(
+            "triptych_open_requests", "Requests without an outcome yet", value=len(self._book.open_requests)
+        )
+
+
+class Workers(Collector):
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+
+    def collect(self) -> Iterator[Metric]:
+        states = GaugeMetricFamily(
+            "triptych_worker_state", "1 for the state a worker is in", labels=["worker", "state"]
+        )
+        busy = GaugeMetricFamily("triptych_worker_busy", "1 while a task has its device", labels=["worker"])
+        resident = GaugeMetricFamily(
+            "triptych_worker_resident_bytes", "Bytes of weights that a worker holds", labels=["worker"]
+        )
+        for worker in self._fleet:
+            for state in WorkerState:
+                states.add_metric([worker.worker_id, str(state)], float(worker.state is state))
+            busy.add_metric([worker.worker_id], float(worker.task is not None))
+            resident.add_metric([worker.worker_id], worker.resident_bytes)
+        yield states
+        yield busy
+        yield resident
+
+
+class Encodes(Collector):
+    def __init__(self, encodes: EncodeCache) -> None:
+        self._encodes = encodes
+
+    def collect(self) -> Iterator[Metric]:
+        counted = self._encodes.statistics()
+        yield CounterMetricFamily(
+            "triptych_encode_cache_hits", "Jobs that began with a known encode result", value=counted["hits"]
+        )
+        yield CounterMetricFamily(
+            "triptych_encode_cache_misses",
+            "Encodes that had to be run, of results that may be shared",
+            value=counted["misses"],
+        )
+        yield GaugeMetricFamily(
+            "triptych_encode_cache_entries", "Encode results that are kept", value=counted["entries"]
+        )
+        yield GaugeMetricFamily(
+            "triptych_encode_cache_bytes", "Bytes of encode results that are kept", value=counted["n_bytes"]
+        )
+
+
+class Handoffs(Collector):
+    """Files that have an owner; what is in the store and has none is in `triptych_handoff_bytes` only."""
+
+    def __init__(self, handoffs: Store) -> None:
+        self._handoffs = handoffs
+
+    def collect(self) -> Iterator[Metric]:
+        counted = self._handoffs.statistics()
+        yield GaugeMetricFamily(
+            "triptych_handoff_files", "Handoff files that have an owner", value=counted["files"]
+        )
+        yield GaugeMetricFamily(
+            "triptych_handoff_owned_bytes", "Bytes of these files", value=counted["n_bytes"]
+        )
+        for name, documentation, key in _HANDOFF_COUNTERS:
+            yield CounterMetricFamily(name, documentation, value=counted[key])
+
+
+class StoreBytes(Collector):
+    """Read from the folder, which is not to be done in the event loop, so given."""
+
+    def __init__(self, n_bytes: int) -> None:
+        self._n_bytes = n_bytes
+
+    def collect(self) -> Iterator[Metric]:
+        yield GaugeMetricFamily(
+            "triptych_handoff_bytes", "Bytes of all files in the handoff store", value=self._n_bytes
+        )
+
+
+class Lines(Collector):
+    def collect(self) -> Iterator[Metric]:
+        yield CounterMetricFamily(
+            "triptych_log_dropped_lines",
+            "Lines of the log for which there was no room",
+            value=n_dropped_lines(),
+        )
