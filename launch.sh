@@ -96,7 +96,8 @@ help_test() {
   cat <<'TEXT'
 Usage: ./launch.sh test [flags] [arguments of pytest]
 
-Runs the test suite, or what the arguments select (paths are relative to the checkout):
+Runs the test suite on all cores (at most 8 processes), or what the arguments select (paths are
+relative to the checkout) in one process:
   ./launch.sh test tests/launch -k port
 
 TEXT
@@ -564,9 +565,11 @@ run_server_command() {
 }
 
 run_tests() {
-  local threads name
+  local threads name cores
   [[ -n $given_python ]] || use_venv dev
-  threads=$(($(count_cores) / 2))
+  cores=$(count_cores)
+  ((${#rest[@]})) || rest=(-n $((cores < 8 ? cores : 8)) --dist worksteal)
+  threads=$((cores / 2))
   ((threads >= 1)) || threads=1
   ((threads <= 4)) || threads=4
   # several processes run at a time in these tests: with every core to each, they only wait for one another

@@ -147,6 +147,13 @@ def test_test_starts_pytest_in_the_checkout(checkout: Checkout, tmp_path: Path) 
     assert answer["folder"] == str(checkout.root)
 
 
+@pytest.mark.parametrize(("cores", "processes"), [(1, 1), (6, 6), (64, 8)])
+def test_the_whole_suite_runs_on_all_cores(checkout: Checkout, cores: int, processes: int) -> None:
+    checkout.add_program("nproc", f"#!/usr/bin/env bash\necho {cores}\n")
+    assert told(checkout.launch("test", *HERE))["arguments"] == ["-n", str(processes), "--dist", "worksteal"]
+    assert told(checkout.launch("test", *HERE, "tests/x.py"))["arguments"] == ["tests/x.py"]
+
+
 @pytest.mark.parametrize(("cores", "threads"), [(1, 1), (6, 3), (64, 4)])
 def test_tests_get_half_the_cores_as_threads(checkout: Checkout, cores: int, threads: int) -> None:
     checkout.add_program("nproc", f"#!/usr/bin/env bash\necho {cores}\n")
