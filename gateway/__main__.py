@@ -13,6 +13,7 @@ import uvloop
 
 from gateway.config import GatewayConfig
 from gateway.errors import ConfigRefused, OperatorError
+from gateway.logs import logging_to
 from gateway.service import MakeCommand, Stopper, serve
 from gateway.settings import Effective, read
 
@@ -34,18 +35,14 @@ async def _serve(config: GatewayConfig, make_command: MakeCommand | None) -> Non
 
 def _run(effective: Effective, make_command: MakeCommand | None) -> None:
     config = effective.config
-    logging.basicConfig(
-        level=config.log_level.upper(),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
-    log.info("configuration: %s", msgspec.json.encode(config, enc_hook=str).decode())
-    log.info("configuration set: %s", effective.summary())
-    try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(config, make_command))
-    except ConfigRefused as refused:
-        raise refused.by(effective.sources) from refused
+    with logging_to(sys.stderr, level=config.log_level, form=config.log_format):
+        log.info("configuration: %s", msgspec.json.encode(config, enc_hook=str).decode())
+        log.info("configuration set: %s", effective.summary())
+        try:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(_serve(config, make_command))
+        except ConfigRefused as refused:
+            raise refused.by(effective.sources) from refused
 
 
 def main(argv: list[str] | None = None, *, make_command: MakeCommand | None = None) -> int:

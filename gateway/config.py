@@ -11,6 +11,7 @@ from typing import Literal
 import msgspec
 
 from gateway.errors import ConfigRefused
+from gateway.logs import LogFormat
 
 _BASE_URL = re.compile(r"https?://[^\s/?#]+(/[^\s?#]*)?")
 
@@ -57,6 +58,8 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True):
     allow_unauthenticated: bool = False
     journal: Path | None = None
     log_level: LogLevel = "info"
+    log_format: LogFormat = "text"
+    log_prompts: bool = False
     max_queued_jobs: int = 256
     max_body_bytes: int = 1024 * 1024
     max_connections: int = 512

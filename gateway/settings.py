@@ -86,6 +86,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("allow_unauthenticated", "yes", "serve without keys on an address that is not loopback"),
     Setting("journal", "FILE", "append what happens to FILE as JSON lines"),
     Setting("log_level", "LEVEL", "debug, info, warning or error"),
+    Setting("log_format", "FORM", "text, or json: an object a line"),
+    Setting("log_prompts", "yes", "show the beginning of each prompt in the log"),
     Setting("max_queued_jobs", "N", "pictures that may wait before requests get 429", flag="--max-queued"),
     Setting("max_body_bytes", "N", "bound of a request's body"),
     Setting("max_connections", "N", "HTTP connections open at a time"),
