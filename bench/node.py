@@ -24,6 +24,7 @@ from types import TracebackType
 from typing import Any
 
 import aiohttp
+from prometheus_client.parser import text_string_to_metric_families
 
 from wire.runtime import RuntimeFolder
 
@@ -189,17 +190,13 @@ class Node:
                 return reply.status == 200
         return False
 
-    async def metrics(self) -> dict[str, float]:
-        """Every line of `/metrics`, its value by its name and labels as they stand there."""
+    async def metric(self, name: str, **labels: str) -> float:
+        """The sum over the lines of `/metrics` of that name that have these labels; 0 if there is none."""
         async with self._session() as session, session.get("/metrics") as reply:
             reply.raise_for_status()
-            lines = (await reply.text()).splitlines()
-        pairs = (line.rpartition(" ") for line in lines if not line.startswith("#"))
-        return {name: float(value) for name, _, value in pairs}
-
-    async def metric(self, line: str) -> float:
-        """One of them; 0 if it is not there."""
-        return (await self.metrics()).get(line, 0.0)
+            families = text_string_to_metric_families(await reply.text())
+        samples = (sample for family in families for sample in family.samples)
+        return sum(s.value for s in samples if s.name == name and labels.items() <= s.labels.items())
 
     def read_log(self) -> str:
         """All that the gateway and its workers have said."""

@@ -29,7 +29,7 @@ from worker.task_pipeline import run_whole
 pytestmark = [pytest.mark.process, pytest.mark.asyncio(loop_scope="module")]
 
 STAGES = ("text_encoder", "denoise", "decode")
-_RUNNING = 'triptych_in_flight_jobs{stage="denoise"}'
+_RUNNING = 'triptych_in_flight_jobs{model="tiny",stage="denoise"}'
 SPLIT = "cpu-0=text_encoder,cpu-1=denoise,cpu-2=decode"
 
 
@@ -191,21 +191,20 @@ async def test_a_worker_killed_in_each_stage(
     # stopped first, so that the task cannot end before the kill
     os.kill(pid, signal.SIGSTOP)
     request = asyncio.create_task(_post(apart, **body))
-    line = f'triptych_in_flight_jobs{{stage="{stage}"}}'
-    await _until(apart, line, 1.0)
+    await _until_running(apart, stage, 1)
     os.kill(pid, signal.SIGKILL)
     status, reply, _ = await request
     assert status == 200, reply
     assert _picture(reply) == _expected(whole, body)
     assert apart.worker_pids()[worker] != pid
-    assert await apart.metric(f'triptych_worker_restarts_total{{worker="{worker}"}}') >= 1.0
+    assert await apart.metric("triptych_worker_restarts_total", worker=worker) >= 1.0
 
 
 async def test_a_worker_killed_between_two_steps(apart: Node, whole: ResidentModel) -> None:
     await apart.wait_ready()
     body = {"prompt": "an owl", "num_inference_steps": 200, "seed": 18}
     request = asyncio.create_task(_post(apart, **body))
-    await _until(apart, _RUNNING, 1.0)
+    await _until_running(apart, "denoise", 1)
     os.kill(apart.worker_pids()["cpu-1"], signal.SIGKILL)
     status, reply, _ = await request
     assert status == 200, reply
@@ -217,7 +216,7 @@ async def test_a_loop_goes_on_from_its_checkpoint(apart: Node, whole: ResidentMo
     await apart.wait_ready()
     body = {"prompt": "a heron", "num_inference_steps": 200, "seed": 19}
     request = asyncio.create_task(_post(apart, **body))
-    await _until(apart, _RUNNING, 1.0)
+    await _until_running(apart, "denoise", 1)
     # what the loop began with is there already; what comes is its checkpoint
     held_bytes = await _bytes_of_jobs(apart)
 
@@ -263,15 +262,22 @@ async def test_a_repeat_prompt_is_not_encoded_again(together: Node, whole: Resid
 
 async def test_a_client_that_leaves_stops_its_work(apart: Node) -> None:
     await apart.wait_ready()
-    outcome = 'triptych_requests_total{outcome="cancelled"}'
-    before = await apart.metric(outcome)
+
+    async def n_cancelled() -> float:
+        return await apart.metric("triptych_requests_total", outcome="cancelled")
+
+    before = await n_cancelled()
     held_bytes = await _bytes_of_jobs(apart)
     request = asyncio.create_task(_post(apart, prompt="a bee", num_inference_steps=200, seed=1))
-    await _until(apart, _RUNNING, 1.0)
+    await _until_running(apart, "denoise", 1)
     request.cancel()
     await asyncio.gather(request, return_exceptions=True)
-    await _until(apart, outcome, before + 1)
-    await _until(apart, _RUNNING, 0.0)
+
+    async def is_cancelled() -> bool:
+        return await n_cancelled() == before + 1
+
+    await apart.wait_until(is_cancelled, "the cancel")
+    await _until_running(apart, "denoise", 0)
     # it did not run to its end: no denoise of that request is in the journal
     status, _, _ = await _post(apart, prompt="a bee", num_inference_steps=2, seed=1)
     assert status == 200
@@ -290,15 +296,14 @@ async def test_a_client_that_leaves_stops_its_work(apart: Node) -> None:
 
 async def _bytes_of_jobs(node: Node) -> float:
     """Bytes in the store, less what is kept for later requests on purpose."""
-    metrics = await node.metrics()
-    return metrics["triptych_handoff_bytes"] - metrics["triptych_encode_cache_bytes"]
+    return await node.metric("triptych_handoff_bytes") - await node.metric("triptych_encode_cache_bytes")
 
 
-async def _until(node: Node, metric: str, value: float) -> None:
-    async def is_there() -> bool:
-        return await node.metric(metric) == value
+async def _until_running(node: Node, stage: str, n_jobs: int) -> None:
+    async def is_so() -> bool:
+        return await node.metric("triptych_in_flight_jobs", stage=stage) == n_jobs
 
-    await node.wait_until(is_there, f"{metric} {value}")
+    await node.wait_until(is_so, f"{n_jobs} jobs in {stage}")
 
 
 def _lives(pid: int) -> bool:
