@@ -23,6 +23,8 @@ ALL = {
     "allow_unauthenticated": True,
     "journal": "j",
     "log_level": "debug",
+    "log_format": "json",
+    "log_prompts": True,
     "files": "f",
     "public_url": "https://pictures.example.org/here",
 }
