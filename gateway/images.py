@@ -14,6 +14,7 @@ from gateway.errors import InvalidRequest, WrongContentType
 from gateway.jobs import Request
 from gateway.keys import ENGINE, REQUEST_ID
 from gateway.schema import parse_images_request, resolve
+from gateway.slip import noted
 from gateway.terms import Terms
 from gateway.timings import server_timing
 
@@ -31,6 +32,7 @@ async def post_images(request: web.Request) -> web.Response:
     except web.RequestPayloadError as error:
         raise InvalidRequest("the body cannot be decoded", code="invalid_body") from error
     asked = parse_images_request(body)
+    noted(asked.model, asked.prompt)
     generations, (width_px, height_px) = resolve(
         asked, engine.name, engine.model, draw=_draw, tiled=engine.decodes_in_tiles
     )

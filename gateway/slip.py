@@ -40,3 +40,9 @@ class Slip:
 
 SLIP: ContextVar[Slip | None] = ContextVar("slip", default=None)
 """Of the request that is being handled; None where nobody writes one."""
+
+
+def noted(model: str | None, prompt: str) -> None:
+    """What the client asked for, in its own words."""
+    if (slip := SLIP.get()) is not None:
+        slip.model, slip.prompt = model, prompt
