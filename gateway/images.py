@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import json
+import functools
 import random
 import time
+from typing import Literal
 
+import msgspec
 from aiohttp import web
+from msgspec import UNSET
 
+from gateway.bodies import ImageItem, ImagesReply, ImagesRequest
 from gateway.errors import InvalidRequest, WrongContentType
+from gateway.files import FileStore
 from gateway.jobs import Request
-from gateway.keys import ENGINE, REQUEST_ID
+from gateway.keys import ENGINE, FILES, REQUEST_ID
 from gateway.schema import parse_images_request, resolve
 from gateway.slip import noted
 from gateway.terms import Terms
@@ -20,6 +24,14 @@ from gateway.timings import server_timing
 
 _THREAD_FROM_BYTES = 64 * 1024
 _draw = random.SystemRandom()
+
+# what "auto" comes to is told, as it is of the size
+_QUALITY: dict[str, Literal["low", "medium", "high"]] = {
+    "auto": "medium",
+    "low": "low",
+    "medium": "medium",
+    "high": "high",
+}
 
 
 async def post_images(request: web.Request) -> web.Response:
@@ -36,36 +48,52 @@ async def post_images(request: web.Request) -> web.Response:
     generations, (width_px, height_px) = resolve(
         asked, engine.name, engine.model, draw=_draw, tiled=engine.decodes_in_tiles
     )
-    terms = Terms(
-        slo_ms=asked.slo_ms,
-        priority=asked.priority or "standard",
-        drop_if_late=bool(asked.drop_if_late),
-    )
-    done = await engine.desk.generate(generations, terms, request_id=REQUEST_ID.get())
-    n_bytes = sum(len(job.picture or b"") for job in done.jobs)
-    size = f"{width_px}x{height_px}"
-    if n_bytes < _THREAD_FROM_BYTES:
-        reply = _rendered(done, size)
+    call = functools.partial(engine.desk.generate, generations, _terms(asked), request_id=REQUEST_ID.get())
+    if asked.response_format == "url":
+        files = request.app[FILES]
+        base = files.public_url or f"{request.scheme}://{request.host}"
+        with files.room_for(generations):
+            done = await call()
+            data = await asyncio.to_thread(_as_urls, done, files, base.rstrip("/"))
     else:
-        reply = await asyncio.to_thread(_rendered, done, size)
+        done = await call()
+        data = _as_files(done)
+    reply = ImagesReply(
+        created=int(time.time()),
+        data=data,
+        size=f"{width_px}x{height_px}",
+        quality=UNSET if asked.num_inference_steps is not None else _QUALITY[asked.quality or "auto"],
+        output_format=done.jobs[0].generation.file_format,
+        exactness=done.exactness,
+    )
+    if sum(len(job.picture or b"") for job in done.jobs) < _THREAD_FROM_BYTES:
+        rendered = msgspec.json.encode(reply)
+    else:
+        rendered = await asyncio.to_thread(msgspec.json.encode, reply)
     return web.Response(
-        body=reply,
+        body=rendered,
         content_type="application/json",
         headers={"Server-Timing": server_timing(done.slowest)},
     )
 
 
-def _rendered(done: Request, size: str) -> bytes:
-    data = [
-        {"b64_json": base64.b64encode(job.picture or b"").decode("ascii"), "seed": job.generation.seed}
-        for job in done.jobs
-    ]
-    reply = {
-        "created": int(time.time()),
-        "data": data,
-        "size": size,
-        "output_format": done.jobs[0].generation.file_format,
-        "background": "opaque",
-        "exactness": done.exactness,
-    }
-    return json.dumps(reply, separators=(",", ":")).encode()
+def _terms(asked: ImagesRequest) -> Terms:
+    return Terms(
+        slo_ms=asked.slo_ms,
+        priority=asked.priority or "standard",
+        drop_if_late=bool(asked.drop_if_late),
+    )
+
+
+def _as_files(done: Request) -> tuple[ImageItem, ...]:
+    return tuple(ImageItem(seed=job.generation.seed, b64_json=job.picture or b"") for job in done.jobs)
+
+
+def _as_urls(done: Request, files: FileStore, base: str) -> tuple[ImageItem, ...]:
+    """Blocks. Raises `FilesFull`; what was stored before stays until it expires."""
+    items = []
+    for job in done.jobs:
+        stored = files.put(job.picture or b"", job.generation.file_format)
+        url = f"{base}/v1/files/{stored.name}"
+        items.append(ImageItem(seed=job.generation.seed, url=url, expires_at=stored.expires_at))
+    return tuple(items)

@@ -6,9 +6,11 @@ from contextvars import ContextVar
 
 from aiohttp import web
 
+from gateway.files import FileStore
 from gateway.loop import Engine
 
 ENGINE: web.AppKey[Engine] = web.AppKey("engine", Engine)
+FILES: web.AppKey[FileStore] = web.AppKey("files", FileStore)
 CREATED: web.AppKey[int] = web.AppKey("created", int)
 REQUEST_ID: ContextVar[str] = ContextVar("request_id")
 """Set for the task that handles a request: aiohttp has typed request keys only since 3.14."""

@@ -59,11 +59,11 @@ class RuntimeFolder:
 
     def __enter__(self) -> RuntimeFolder:
         for sibling in self._root.glob(f"{_PREFIX}{os.getuid()}-*"):
-            if sibling != self.path and (lock := _try_lock(sibling)) is not None:
+            if sibling != self.path and (lock := try_lock(sibling)) is not None:
                 with lock:
                     shutil.rmtree(sibling, ignore_errors=True)
         self.path.mkdir(mode=0o700, exist_ok=True)
-        self._lock = _try_lock(self.path)
+        self._lock = try_lock(self.path)
         if self._lock is None:
             raise AlreadyRunning(f"another gateway owns {self.path}")
         for leftover in self.path.iterdir():
@@ -80,7 +80,7 @@ class RuntimeFolder:
             self._lock = None
 
 
-def _try_lock(folder: Path) -> BinaryIO | None:
+def try_lock(folder: Path) -> BinaryIO | None:
     """The held lock of `folder`, or None if someone else holds it or the folder is gone."""
     try:
         lock = open(folder / _LOCK, "ab")  # noqa: SIM115 (held as long as its owner lives)
