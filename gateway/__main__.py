@@ -13,6 +13,7 @@ import uvloop
 
 from gateway.config import GatewayConfig
 from gateway.errors import ConfigRefused, OperatorError
+from gateway.keys_command import keys_command
 from gateway.logs import logging_to
 from gateway.service import MakeCommand, Stopper, serve
 from gateway.settings import Effective, read
@@ -25,6 +26,7 @@ async def _serve(config: GatewayConfig, make_command: MakeCommand | None) -> Non
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopper.ask)
+    loop.add_signal_handler(signal.SIGHUP, lambda: stopper.reload())
     await serve(
         config,
         stopper=stopper,
@@ -47,8 +49,11 @@ def _run(effective: Effective, make_command: MakeCommand | None) -> None:
 
 def main(argv: list[str] | None = None, *, make_command: MakeCommand | None = None) -> int:
     """The exit code. `make_command` says how workers are started, if not as `python -m worker`."""
+    words = sys.argv[1:] if argv is None else argv
     try:
-        effective = read(argv, os.environ)
+        if words[:1] == ["keys"]:
+            return keys_command(words[1:], os.environ)
+        effective = read(words, os.environ)
         if effective.check_only:
             print(effective.as_toml())
         else:

@@ -2,32 +2,40 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
-import uuid
 
 from aiohttp import web
-from aiohttp.typedefs import Handler
+from aiohttp.typedefs import Handler, Middleware
 
-from gateway.access import Scope
+from gateway.access import Guard, Scope
+from gateway.downloads import get_file
 from gateway.errors import (
     ApiError,
     BadHttp,
     BodyTooLarge,
+    BodyTooSlow,
     InternalError,
+    InvalidRequest,
     MethodNotAllowed,
     RouteNotFound,
 )
+from gateway.files import FileStore
 from gateway.health import health, metrics, ready
 from gateway.images import post_images
-from gateway.keys import CREATED, ENGINE, REQUEST_ID
+from gateway.keys import CREATED, ENGINE, FILES, REQUEST_ID
 from gateway.loop import Engine
+from gateway.loop_lag import lag_sampled
 from gateway.models import get_model, list_models
+from gateway.request_log import told
+from gateway.slip import SLIP
 
 log = logging.getLogger(__name__)
 
 ROUTES: tuple[tuple[str, str, Handler, Scope], ...] = (
     ("POST", "/v1/images/generations", post_images, "client"),
+    ("GET", "/v1/files/{name}", get_file, "public"),
     ("GET", "/v1/models", list_models, "client"),
     ("GET", "/v1/models/{id:.+}", get_model, "client"),
     ("GET", "/health", health, "public"),
@@ -37,10 +45,35 @@ ROUTES: tuple[tuple[str, str, Handler, Scope], ...] = (
 """Every route: method, path, handler, and who may call it."""
 
 
-def make_app(engine: Engine, *, max_body_bytes: int) -> web.Application:
-    """Serves `engine`. Run it with `handler_cancellation=True`, or leaving clients cancel nothing."""
-    app = web.Application(client_max_size=max_body_bytes, middlewares=[_answered])
+_SCOPES: dict[tuple[str, str], Scope] = {(method, path): scope for method, path, _, scope in ROUTES}
+
+
+def make_app(
+    engine: Engine,
+    *,
+    files: FileStore,
+    max_body_bytes: int,
+    guard: Guard | None = None,
+    body_timeout_s: float = 30.0,
+    log_prompts: bool = False,
+) -> web.Application:
+    """Serves `engine` to whom `guard` admits; the default one asks for no key.
+
+    Run it with `handler_cancellation=True`, or leaving clients cancel nothing.
+    """
+    app = web.Application(
+        client_max_size=max_body_bytes,
+        middlewares=[
+            told(log_prompts=log_prompts),
+            _answered,
+            _admitted(guard or Guard()),
+            _with_body(body_timeout_s),
+        ],
+    )
     app[ENGINE] = engine
+    app[FILES] = files
+    app.cleanup_ctx.append(files.swept)
+    app.cleanup_ctx.append(lag_sampled)
     app[CREATED] = int(time.time())
     for method, path, handler, _ in ROUTES:
         app.router.add_route(method, path, handler)
@@ -51,8 +84,7 @@ def make_app(engine: Engine, *, max_body_bytes: int) -> web.Application:
 
 @web.middleware
 async def _answered(request: web.Request, handler: Handler) -> web.StreamResponse:
-    request_id = f"req-{uuid.uuid4().hex[:20]}"
-    REQUEST_ID.set(request_id)
+    request_id = REQUEST_ID.get()
     headers = {"X-Request-Id": request_id}
     try:
         response = await handler(request)
@@ -67,9 +99,47 @@ async def _answered(request: web.Request, handler: Handler) -> web.StreamRespons
     except Exception:
         log.exception("%s: a bug of ours", request_id)
         refused = InternalError("internal error, see the gateway's log")
+    if slip := SLIP.get():
+        slip.error = refused
     return web.json_response(
         refused.body(), status=refused.http_status, headers={**headers, **refused.headers()}
     )
+
+
+def _admitted(guard: Guard) -> Middleware:
+    @web.middleware
+    async def admitted(request: web.Request, handler: Handler) -> web.StreamResponse:
+        with guard.admitted(request, _scope(request)) as key_name:
+            if slip := SLIP.get():
+                slip.key_name = key_name
+            return await handler(request)
+
+    return admitted
+
+
+def _scope(request: web.Request) -> Scope:
+    """Of its route; paths and methods that there are not tell only those more who have a key."""
+    resource = request.match_info.route.resource
+    method = "GET" if request.method == "HEAD" else request.method
+    return _SCOPES.get((method, resource.canonical if resource is not None else ""), "client")
+
+
+def _with_body(timeout_s: float) -> Middleware:
+    """The handler finds the body read, within the bounds on its size and on how long that may take."""
+
+    @web.middleware
+    async def with_body(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if request.can_read_body:
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await request.read()
+            except TimeoutError as error:
+                raise BodyTooSlow(f"the body was not there after {timeout_s:g} s") from error
+            except web.RequestPayloadError as error:
+                raise InvalidRequest("the body cannot be decoded", code="invalid_body") from error
+        return await handler(request)
+
+    return with_body
 
 
 def _translated(error: web.HTTPException, request: web.Request) -> ApiError:

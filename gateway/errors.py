@@ -12,6 +12,7 @@ GatewayError
    |  |- Forbidden            403 a key without the scope, or a caller from where it may not be
    |  |- ModelNotFound        404
    |  |- RouteNotFound        404
+   |  |- FileUnknown          404
    |  |- MethodNotAllowed     405
    |  |- BodyTooSlow          408
    |  |- BodyTooLarge         413
@@ -22,7 +23,9 @@ GatewayError
    |  |- QueueFull            429 retry
    |  |- KeyBusy              429 retry
    |  |- NotReady             503 retry
+   |  |- TooManyConnections   503 retry
    |  |- ShuttingDown         503 retry
+   |  |- FilesFull            503 retry
    |  |- DeadlineMissed       504 it asked to be dropped then
    |  `- InternalError        500
    `- PeerError               a worker
@@ -154,6 +157,11 @@ class RouteNotFound(ClientError):
     code = "not_found"
 
 
+class FileUnknown(ClientError):
+    status = 404
+    code = "file_not_found"
+
+
 class MethodNotAllowed(ClientError):
     status = 405
     code = "method_not_allowed"
@@ -228,11 +236,30 @@ class NotReady(OurError):
     retry_after_s = 5.0
 
 
+class TooManyConnections(OurError):
+    status = 503
+    code = "too_many_connections"
+    may_retry = True
+    retry_after_s = 2.0
+
+
 class ShuttingDown(OurError):
     status = 503
     code = "shutting_down"
     may_retry = True
     retry_after_s = 10.0
+
+
+class FilesFull(OurError):
+    """There is no room for the files that were asked for as URLs."""
+
+    status = 503
+    code = "files_full"
+    may_retry = True
+
+    def __init__(self, message: str, *, retry_after_s: float = 5.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class DeadlineMissed(OurError):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import logging
 import socket
 import time
@@ -16,11 +15,15 @@ from collections.abc import Awaitable, Callable
 import zmq
 from aiohttp import web
 
+from gateway.access import Guard, is_loopback
+from gateway.api_keys import KeyRing
 from gateway.app import make_app
 from gateway.config import GatewayConfig
 from gateway.errors import ConfigRefused, ShuttingDown, StartFailed
+from gateway.files import FileStore
 from gateway.handoffs import Handoffs
 from gateway.journal import Journal
+from gateway.listen import bounded, listen
 from gateway.loop import Engine
 from gateway.metrics import Metrics
 from gateway.supervisor import Command, Supervisor, worker_command
@@ -33,7 +36,6 @@ from wire.sockets import GatewaySocket
 
 log = logging.getLogger(__name__)
 
-_BACKLOG = 1024
 _REPLY_GRACE_S = 2.0
 
 MakeCommand = Callable[[RuntimeFolder], Command]
@@ -41,11 +43,15 @@ MakeCommand = Callable[[RuntimeFolder], Command]
 
 
 class Stopper:
-    """Says when to stop: asked once, drain; asked again, at once."""
+    """What the operator says while it serves. To stop: asked once, drain; asked again, at once.
+
+    `reload` reads again what may have changed; there is nothing to read before `serve` has begun.
+    """
 
     def __init__(self) -> None:
         self.asked = asyncio.Event()
         self.hurried = asyncio.Event()
+        self.reload: Callable[[], None] = lambda: log.info("there is nothing to read again")
 
     def ask(self) -> None:
         (self.hurried if self.asked.is_set() else self.asked).set()
@@ -65,15 +71,25 @@ async def serve(
     """
     model = _model(config)
     with contextlib.ExitStack() as stack:
-        listener = stack.enter_context(_listen(config.host, config.port))
+        keys = KeyRing(config.api_keys) if config.api_keys is not None else None
+        if keys is not None:
+            stopper.reload = keys.read_again
+        listener = stack.enter_context(listen(config.host, config.port, idle_timeout_s=config.idle_timeout_s))
+        guard = _guard(config, listener, keys)
         port = listener.getsockname()[1]
         try:
-            runtime = stack.enter_context(
-                RuntimeFolder(str(port), root=runtime_root(config.store_capacity_bytes))
-            )
+            runtime = stack.enter_context(RuntimeFolder(str(port), root=runtime_root(_runtime_bytes(config))))
             link = stack.enter_context(GatewaySocket(runtime.endpoint))
         except (WireError, OSError, zmq.ZMQError) as error:
             raise StartFailed(f"the runtime folder cannot be used: {error}") from error
+        files = stack.enter_context(
+            FileStore(
+                config.files or runtime.path / "files",
+                capacity_bytes=config.files_bytes,
+                ttl_s=config.file_ttl_s,
+                public_url=config.public_url,
+            )
+        )
         store = HandoffStore(runtime.handoff, node=node_name(), capacity_bytes=config.store_capacity_bytes)
         engine = Engine(
             config,
@@ -85,36 +101,57 @@ async def serve(
             clock=clock,
         )
         command = (make_command or _real_command(config))(runtime)
-        await _run(config, engine, command, listener, stopper, announce)
+        await _run(config, engine, files, command, listener, guard, stopper, announce)
 
 
 async def _run(
     config: GatewayConfig,
     engine: Engine,
+    files: FileStore,
     command: Command,
     listener: socket.socket,
+    guard: Guard,
     stopper: Stopper,
     announce: Callable[[str], None],
 ) -> None:
     supervisor = Supervisor(config.workers, command, engine, max_start_failures=config.max_start_failures)
     engine.keeper = supervisor
-    app = make_app(engine, max_body_bytes=config.max_body_bytes)
-    runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=_REPLY_GRACE_S)
+    app = make_app(
+        engine,
+        files=files,
+        max_body_bytes=config.max_body_bytes,
+        guard=guard,
+        body_timeout_s=config.body_timeout_s,
+        log_prompts=config.log_prompts,
+    )
+    runner = web.AppRunner(
+        app,
+        handler_cancellation=True,
+        access_log=None,
+        shutdown_timeout=_REPLY_GRACE_S,
+        # also from the connection's beginning to its first whole request head
+        keepalive_timeout=config.idle_timeout_s,
+    )
     await runner.setup()
+    assert runner.server is not None
+    connection = bounded(runner.server, config.max_connections)
+    server = await asyncio.get_running_loop().create_server(connection, sock=listener)
     async with asyncio.TaskGroup() as group:
         working = group.create_task(engine.run(), name="engine")
         group.create_task(supervisor.run(), name="supervisor")
         greeting = group.create_task(_announce(config, engine, listener, announce), name="announce")
         try:
-            await web.SockSite(runner, listener).start()
             await _first(stopper.asked.wait(), asyncio.shield(engine.failed))
             await _drain(config, engine, stopper)
         finally:
             greeting.cancel()
             engine.desk.end_all()
+            server.close()
             await runner.cleanup()
             engine.stop_workers()
-            await supervisor.stop(config.worker_stop_timeout_s)
+            # hurried, now or meanwhile, they are not waited for
+            await _first(supervisor.stop(config.worker_stop_timeout_s), stopper.hurried.wait())
+            await supervisor.stop(0.0)
             working.cancel()
             engine.handoffs.free_all()
     engine.book.check()
@@ -164,15 +201,23 @@ def _model(config: GatewayConfig) -> Model:
         raise ConfigRefused("catalogues", str(error)) from error
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    """Bound and listening, before anything slow is begun. Raises `StartFailed`."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise StartFailed(f"port {port} on {host} is in use") from error
-        raise StartFailed(f"cannot listen on {host} port {port}: {error.strerror}") from error
+def _guard(config: GatewayConfig, listener: socket.socket, keys: KeyRing | None) -> Guard:
+    """Raises `ConfigRefused` for an address that others reach, where nobody would be asked for a key."""
+    on_loopback = is_loopback(listener.getsockname()[0])
+    if not on_loopback and keys is None:
+        if not config.allow_unauthenticated:
+            raise ConfigRefused(
+                "host",
+                f"{config.host} can be reached from elsewhere: set api_keys, or allow_unauthenticated"
+                " to serve whoever comes",
+            )
+        log.warning("whoever reaches %s can use this server: it has no API keys", config.host)
+    return Guard(keys, host=config.host if on_loopback else None)
+
+
+def _runtime_bytes(config: GatewayConfig) -> int:
+    """What the runtime folder may come to hold."""
+    return config.store_capacity_bytes + (config.files_bytes if config.files is None else 0)
 
 
 def _real_command(config: GatewayConfig) -> MakeCommand:

@@ -164,7 +164,7 @@ class Effective(msgspec.Struct, frozen=True):
         return text + (f"  # {self.sources[name]}" if name in self.sources else "")
 
 
-def read(argv: Sequence[str] | None, environment: Mapping[str, str]) -> Effective:
+def read(argv: Sequence[str], environment: Mapping[str, str]) -> Effective:
     """Raises `ConfigRefused`; leaves with 2 on flags that are none, with 0 after `--help`."""
     given = vars(_parser().parse_args(argv))
     file, check_only = given.pop("config"), given.pop("check_config")

@@ -15,6 +15,7 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from gateway.app import make_app
 from gateway.config import GatewayConfig, WorkerSpec
+from gateway.files import FileStore
 from gateway.handoffs import Handoffs
 from gateway.journal import Journal
 from gateway.loop import Engine
@@ -108,7 +109,21 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
             for stage, fate in fates:
                 fleet.fates.add(stage, fate)
             engine.keeper = fleet
-            server = TestServer(make_app(engine, max_body_bytes=config.max_body_bytes))
+            files = stack.enter_context(
+                FileStore(
+                    config.files or tmp_path / "files",
+                    capacity_bytes=config.files_bytes,
+                    ttl_s=config.file_ttl_s,
+                    public_url=config.public_url,
+                )
+            )
+            app = make_app(
+                engine,
+                files=files,
+                max_body_bytes=config.max_body_bytes,
+                log_prompts=config.log_prompts,
+            )
+            server = TestServer(app)
             await server.start_server()
             client = await stack.enter_async_context(TestClient(server))
             for work in (engine.run(), fleet.run()):

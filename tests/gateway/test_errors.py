@@ -11,8 +11,10 @@ from gateway.errors import (
     BadHttp,
     ClientError,
     ConfigRefused,
+    Forbidden,
     GatewayError,
     InvalidRequest,
+    KeyBusy,
     OperatorError,
     OurError,
     PeerError,
@@ -33,6 +35,8 @@ LEAVES = [c for c in CLASSES if issubclass(c, ApiError) and not c.__subclasses__
 def made(kind: type[ApiError]) -> ApiError:
     if kind is QueueFull:
         return QueueFull("full", retry_after_s=7.4)
+    if kind is Forbidden:
+        return Forbidden("not you", code="insufficient_scope")
     return kind("what went wrong")
 
 
@@ -57,7 +61,7 @@ def test_each_error_has_one_fault_and_a_fitting_status(kind: type[ApiError]) -> 
     faults = [fault for fault in (ClientError, OurError, PeerError) if issubclass(kind, fault)]
     assert len(faults) == 1
     status = made(kind).http_status
-    assert (400 <= status < 500) == (faults[0] is ClientError or kind is QueueFull)
+    assert (400 <= status < 500) == (faults[0] is ClientError or kind in (QueueFull, KeyBusy))
 
 
 def test_codes_are_distinct() -> None:

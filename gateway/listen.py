@@ -1,0 +1,59 @@
+"""The listening socket, and how many connections it takes.
+
+What a client may keep open without having said who it is, is bounded: connections in number, and each in time
+(`idle_timeout_s`: no whole request head, or a reply that is not taken).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import socket
+from collections.abc import Callable
+
+from aiohttp import web
+
+from gateway.errors import StartFailed, TooManyConnections
+
+_BACKLOG = 1024
+
+
+def listen(host: str, port: int, *, idle_timeout_s: float) -> socket.socket:
+    """Bound and listening, before anything slow is begun. Raises `StartFailed`."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise StartFailed(f"port {port} on {host} is in use") from error
+        raise StartFailed(f"cannot listen on {host} port {port}: {error.strerror}") from error
+    # accepted sockets inherit it; the kernel counts while a reply is sent and not acknowledged, or not taken
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(idle_timeout_s * 1000))
+    return listener
+
+
+def bounded(server: web.Server, max_connections: int) -> Callable[[], asyncio.Protocol]:
+    """A factory of connections to `server`; one too many is told so and closed."""
+
+    def connection() -> asyncio.Protocol:
+        return _Refusal() if len(server.connections) >= max_connections else server()
+
+    return connection
+
+
+class _Refusal(asyncio.Protocol):
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.WriteTransport)
+        error = TooManyConnections("too many connections are open")
+        body = json.dumps(error.body()).encode()
+        head = {
+            **error.headers(),
+            "Content-Type": "application/json",
+            "Content-Length": str(len(body)),
+            "Connection": "close",
+        }
+        lines = [f"HTTP/1.1 {error.http_status} Service Unavailable"]
+        lines += [f"{name}: {value}" for name, value in head.items()]
+        transport.write("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
+        transport.close()
