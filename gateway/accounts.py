@@ -124,14 +124,6 @@ class Accounts:
         if request.outcome in (Outcome.DONE, Outcome.FAILED) or isinstance(error, DeadlineMissed):
             self.metrics.queue_seconds.labels(model).observe(times["queue"])
             self.metrics.deadlines.labels(model, str(request.deadline_met).lower()).inc()
-        log.info(
-            "%s %s: %d, n=%d, %.3f s",
-            request.request_id,
-            request.outcome,
-            status,
-            len(request.jobs),
-            times["total"],
-        )
         self._journal.record(
             "request",
             request=request.request_id,

@@ -12,6 +12,7 @@ from pipelines.families import is_guided
 from pipelines.graph import StageGraph
 from planner.core import decide, initial_state
 from planner.deadline import default_deadline_s
+from planner.placement import Placement
 from planner.types import Effect, ModelView, Observation, PlannerConfig, Shape
 from wire.generation import Generation
 
@@ -26,6 +27,11 @@ class Planner:
     @property
     def models(self) -> Mapping[str, ModelView]:
         return {self.model.model: self.model}
+
+    @property
+    def placement(self) -> Placement | None:
+        """Which worker has which role and why; None until the first one was there."""
+        return self._state.placement
 
     def decide(self, observation: Observation) -> tuple[Effect, ...]:
         """The effects to carry out now, in order. Not to be called twice in one turn of the loop."""
