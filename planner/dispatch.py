@@ -28,10 +28,7 @@ def runs(targets: Targets, observation: Observation) -> list[Run]:
         name: frozenset(key for key in worker.resident if key in targets[name] or key not in homes)
         for name, worker in idle.items()
     }
-    ready = sorted(
-        (job for job in observation.jobs if not job.running),
-        key=lambda job: (job.deadline_s, URGENCY[job.priority], job.arrived_s, job.job_id),
-    )
+    ready = sorted((job for job in observation.jobs if not job.running), key=precedence)
     effects = []
     for job in ready:
         merged = {worker: n for worker in idle if (n := _n_merged(job, usable[worker]))}
@@ -41,6 +38,11 @@ def runs(targets: Targets, observation: Observation) -> list[Run]:
         effects.append(Run(stages=job.pending[: merged[worker]], jobs=(job.job_id,), workers=(worker,)))
         del idle[worker]
     return effects
+
+
+def precedence(job: JobView) -> tuple[float, int, float, str]:
+    """What waiting jobs are sorted by: the first is the next to be given a worker that can run it."""
+    return job.deadline_s, URGENCY[job.priority], job.arrived_s, job.job_id
 
 
 def _n_merged(job: JobView, usable: frozenset[StageKey]) -> int:
