@@ -44,7 +44,7 @@ async def post_images(request: web.Request) -> web.Response:
     except web.RequestPayloadError as error:
         raise InvalidRequest("the body cannot be decoded", code="invalid_body") from error
     asked = parse_images_request(body)
-    noted(asked.model, asked.prompt)
+    noted(asked.model, asked.prompt, asked.safety_identifier or asked.user)
     generations, (width_px, height_px) = resolve(
         asked, engine.name, engine.model, draw=_draw, tiled=engine.decodes_in_tiles
     )

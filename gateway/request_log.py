@@ -80,6 +80,7 @@ def fields_of(slip: Slip, status: int, total_s: float, log_prompts: bool) -> dic
         "key": slip.key_name,
         "client_request_id": slip.client_request_id,
         "model": _cut(slip.model, _MAX_CHARS),
+        "user": _cut(slip.user, _MAX_CHARS),
     }
     if slip.request is not None:
         fields |= _fields_of_request(slip, slip.request)

@@ -17,7 +17,8 @@ from gateway.jobs import Request
 
 @dataclass(slots=True, eq=False)
 class Slip:
-    """`client_request_id` and `model` are the client's own words. `request`: None if it was refused before.
+    """`client_request_id`, `model` and `user` are the client's own words. `request`: None if it was refused
+    before.
 
     `workers`: by stage, in order, those that ran it to its end. `retries`: by reason, over all pictures.
     """
@@ -27,6 +28,7 @@ class Slip:
     key_name: str | None = None
     model: str | None = None
     prompt: str | None = None
+    user: str | None = None
     error: ApiError | None = None
     request: Request | None = None
     workers: dict[str, list[str]] = field(default_factory=dict)
@@ -42,7 +44,7 @@ SLIP: ContextVar[Slip | None] = ContextVar("slip", default=None)
 """Of the request that is being handled; None where nobody writes one."""
 
 
-def noted(model: str | None, prompt: str) -> None:
+def noted(model: str | None, prompt: str, user: str | None) -> None:
     """What the client asked for, in its own words."""
     if (slip := SLIP.get()) is not None:
-        slip.model, slip.prompt = model, prompt
+        slip.model, slip.prompt, slip.user = model, prompt, user

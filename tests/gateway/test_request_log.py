@@ -65,6 +65,24 @@ async def test_a_request_that_is_done(start: Start, log: Log) -> None:
 
 
 @pytest.mark.parametrize(
+    ("fields", "user"),
+    [
+        ({"user": "u-1"}, "u-1"),
+        ({"user": "u-1", "safety_identifier": "s-1"}, "s-1"),
+        ({"user": "u-1", "safety_identifier": ""}, "u-1"),
+        ({"user": "u" * 200}, "u" * 128 + "..."),
+        ({}, None),
+    ],
+)
+async def test_whom_it_is_for_is_told(
+    start: Start, log: Log, fields: dict[str, str], user: str | None
+) -> None:
+    bench = await start()
+    assert (await bench.post(**fields)).status == 200
+    assert (await log.request()).get("user") == user
+
+
+@pytest.mark.parametrize(
     ("body", "content_type", "expected"),
     [
         (b"{", "application/json", {"status": 400, "code": "invalid_json"}),
