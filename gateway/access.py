@@ -79,8 +79,8 @@ class Guard:
             raise Forbidden(f"this server is not {host}", code="wrong_host")
         origin = request.headers.get("Origin")
         if origin is not None and request.method not in _READING:
-            netloc = urlsplit(origin).netloc if origin.isprintable() else ""
-            if not host or netloc.lower() != host.lower():
+            ours = [f"{scheme}://{host}".lower() for scheme in ("http", "https")]
+            if host is None or origin.lower() not in ours:
                 raise Forbidden("a page of another site may change nothing here", code="cross_origin")
         if scope == "admin" and not _is_from_here(request):
             raise Forbidden("without API keys only the node itself may do this", code="not_from_here")

@@ -13,6 +13,8 @@ import pytest
 from aiohttp import ClientResponse
 from aiohttp.test_utils import TestClient, TestServer
 
+from gateway.access import Guard
+from gateway.api_keys import KeyRing
 from gateway.app import make_app
 from gateway.config import GatewayConfig, WorkerSpec
 from gateway.files import FileStore
@@ -121,6 +123,8 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
                 engine,
                 files=files,
                 max_body_bytes=config.max_body_bytes,
+                guard=Guard(KeyRing(config.api_keys) if config.api_keys else None),
+                body_timeout_s=config.body_timeout_s,
                 log_prompts=config.log_prompts,
             )
             server = TestServer(app)
