@@ -1,4 +1,4 @@
-"""`python -m bench batching | checkpoints | demo | overhead | render`."""
+"""`python -m bench batching | chaos | checkpoints | demo | overhead | render`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ _COMMANDS = {
         "bench.batching_command",
         "pictures a second in batches, and how exact they are",
     ),
+    "chaos": ("bench.chaos_command", "a load on a node whose workers are killed and hang: nothing is lost"),
     "checkpoints": ("bench.checkpoints_command", "what a checkpoint, a pause and a resume cost"),
     "demo": (
         "bench.demo_command",

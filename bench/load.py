@@ -12,8 +12,8 @@ import base64
 import json
 import re
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
@@ -27,7 +27,10 @@ _MAX_ERROR_CHARS = 300
 
 @dataclass(frozen=True, kw_only=True)
 class TimedRequest:
-    """One call of the images API. `at_s` from the start of the run; None leaves a field to the server."""
+    """One call of the images API. `at_s` from the start of the run; None leaves a field to the server.
+
+    `fields` are further ones of the body. After `leave_after_s` the client closes its connection.
+    """
 
     prompt: str
     seed: int
@@ -37,6 +40,8 @@ class TimedRequest:
     guidance: float | None = None
     slo_ms: float | None = None
     at_s: float = 0.0
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    leave_after_s: float | None = None
 
     def body(self) -> dict[str, Any]:
         """What is sent."""
@@ -49,7 +54,7 @@ class TimedRequest:
             "guidance_scale": self.guidance,
             "slo_ms": self.slo_ms,
         }
-        return {name: value for name, value in fields.items() if value is not None}
+        return {name: value for name, value in fields.items() if value is not None} | dict(self.fields)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +63,8 @@ class Result:
 
     `due_s` and `sent_s` are on the monotonic clock, `latency_s` is from `due_s` to the last byte of the
     reply. `status` is None if there was no whole HTTP reply; `error` is None only if all pictures came.
-    `timing_ms` are the parts of `Server-Timing`.
+    `code` is the server's, of an error; `left`: the client did, before there was a reply. `timing_ms` are the
+    parts of `Server-Timing`.
     """
 
     index: int
@@ -71,6 +77,8 @@ class Result:
     timing_ms: dict[str, float]
     pictures: tuple[bytes, ...] = ()
     error: str | None = None
+    code: str | None = None
+    left: bool = False
 
     @property
     def ok(self) -> bool:
@@ -176,8 +184,13 @@ async def _call(
     status: int | None = None
     request_id, timing_ms, pictures = "", dict[str, float](), tuple[bytes, ...]()
     error: str | None = None
+    code: str | None = None
+    patience = asyncio.timeout(request.leave_after_s)
     try:
-        async with session.post("/v1/images/generations", json=request.body()) as reply:
+        async with (
+            patience,
+            session.post("/v1/images/generations", json=request.body()) as reply,
+        ):
             body = await reply.read()
         ended_s = clock()
         status = reply.status
@@ -186,7 +199,8 @@ async def _call(
         if status == 200:
             pictures = _pictures(body, request.n)
         else:
-            error = f"status {status}: {_message(body)}"
+            message, code = _error(body)
+            error = f"status {status}: {message}"
     except (aiohttp.ClientError, TimeoutError, OSError) as problem:
         ended_s = clock()
         error = f"no reply: {str(problem) or type(problem).__name__}"
@@ -203,6 +217,8 @@ async def _call(
         timing_ms=timing_ms,
         pictures=pictures,
         error=error,
+        code=code,
+        left=patience.expired(),
     )
 
 
@@ -215,9 +231,10 @@ def _pictures(body: bytes, n: int) -> tuple[bytes, ...]:
     return pictures
 
 
-def _message(body: bytes) -> str:
-    """The server's own words, or the start of whatever it sent."""
+def _error(body: bytes) -> tuple[str, str | None]:
+    """The server's own words and code, or the start of whatever it sent."""
     try:
-        return str(json.loads(body)["error"]["message"])
+        error = json.loads(body)["error"]
+        return str(error["message"]), error.get("code")
     except (ValueError, KeyError, TypeError):
-        return body[:_MAX_ERROR_CHARS].decode("utf-8", "replace")
+        return body[:_MAX_ERROR_CHARS].decode("utf-8", "replace"), None

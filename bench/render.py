@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.batching_table import batching
+from bench.chaos_table import chaos
 from bench.checkpoints_table import checkpoints
 from bench.markdown import table as _table
 from bench.overhead_parts import LOOP_PARTS, PARTS
@@ -83,6 +84,7 @@ def overhead(result: dict[str, Any]) -> str:
 _SPREAD = ("p20", "p50", "p80")
 _RENDERERS: dict[str, Callable[[dict[str, Any]], str]] = {
     "batching": batching,
+    "chaos": chaos,
     "checkpoints": checkpoints,
     "overhead": overhead,
 }

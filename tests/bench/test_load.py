@@ -205,3 +205,28 @@ async def test_cancelling_leaves_the_server(serve: Serve) -> None:
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
+
+
+async def test_a_client_that_leaves_closes_its_connection(serve: Serve) -> None:
+    left = asyncio.Event()
+
+    async def handler(request: web.Request) -> web.Response:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            left.set()
+        return pictures(b"late")
+
+    (result,) = await open_loop(await serve(handler), [fox(leave_after_s=0.05)])
+    assert (result.left, result.ok, result.status) == (True, False, None)
+    async with asyncio.timeout(10):
+        await left.wait()
+
+
+async def test_further_fields_are_sent_and_codes_are_read(serve: Serve) -> None:
+    async def handler(request: web.Request) -> web.Response:
+        body = await request.json()
+        return web.json_response({"error": {"message": "no", "code": body["priority"]}}, status=503)
+
+    (result,) = await open_loop(await serve(handler), [fox(fields={"priority": "batch"}, leave_after_s=30.0)])
+    assert (result.code, result.error, result.left) == ("batch", "status 503: no", False)
