@@ -4,6 +4,7 @@ WireError
 |- MessageRefused     bytes that are no message of the link (the peer's fault)
 |- StoreFull          a handoff file does not fit under the store's bound (ours: retry when handles are freed)
 |- HandoffLost        a handle whose file is gone (ours: retry from an earlier stage)
+|- NotPrivate         the runtime folder is not ours alone (the operator's fault)
 `- AlreadyRunning     another process owns the runtime folder (the operator's fault)
 """
 
@@ -24,6 +25,10 @@ class StoreFull(WireError):
 
 class HandoffLost(WireError):
     """A handle whose file is not in the store."""
+
+
+class NotPrivate(WireError):
+    """A folder that should be ours alone is somebody else's, or open to others."""
 
 
 class AlreadyRunning(WireError):

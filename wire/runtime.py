@@ -11,12 +11,13 @@ import fcntl
 import os
 import shutil
 import socket
+import stat
 import tempfile
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
-from wire.errors import AlreadyRunning
+from wire.errors import AlreadyRunning, NotPrivate
 
 _LOCK = "lock"
 _PREFIX = "triptych-"
@@ -39,7 +40,7 @@ def runtime_root(capacity_bytes: int) -> Path:
 class RuntimeFolder:
     """Owns one folder from `with` to its end; removes dead siblings first and itself last.
 
-    Raises `AlreadyRunning` if a live process owns the same name.
+    Raises `AlreadyRunning` if a live process owns the same name, `NotPrivate` if it is not ours alone.
     """
 
     def __init__(self, name: str, *, root: Path) -> None:
@@ -57,12 +58,22 @@ class RuntimeFolder:
         """The folder of the handoff store."""
         return self.path / "handoff"
 
+    @property
+    def weights(self) -> Path:
+        """The folder of the host copies of weights, made by the first worker."""
+        return self.path / "weights"
+
     def __enter__(self) -> RuntimeFolder:
         for sibling in self._root.glob(f"{_PREFIX}{os.getuid()}-*"):
-            if sibling != self.path and (lock := try_lock(sibling)) is not None:
+            if sibling == self.path or not _is_private(sibling) or not (sibling / _LOCK).exists():
+                # one without a lock is about to get it
+                continue
+            if (lock := try_lock(sibling)) is not None:
                 with lock:
                     shutil.rmtree(sibling, ignore_errors=True)
         self.path.mkdir(mode=0o700, exist_ok=True)
+        if not _is_private(self.path):
+            raise NotPrivate(f"{self.path} was made by someone else, or is open to others")
         self._lock = try_lock(self.path)
         if self._lock is None:
             raise AlreadyRunning(f"another gateway owns {self.path}")
@@ -78,6 +89,15 @@ class RuntimeFolder:
             shutil.rmtree(self.path, ignore_errors=True)
             self._lock.close()
             self._lock = None
+
+
+def _is_private(folder: Path) -> bool:
+    """The root is open to every user of the machine, who may have made anything there under our name."""
+    try:
+        status = folder.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o077
 
 
 def try_lock(folder: Path) -> BinaryIO | None:

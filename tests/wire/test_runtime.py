@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from wire.errors import AlreadyRunning
+from wire.errors import AlreadyRunning, NotPrivate
 from wire.runtime import RuntimeFolder, runtime_root
 
 
@@ -62,10 +62,31 @@ def test_what_a_killed_gateway_left_is_swept(tmp_path: Path) -> None:
 
 def test_the_same_name_can_be_taken_over_from_a_dead_owner(tmp_path: Path) -> None:
     stale = RuntimeFolder("one", root=tmp_path)
-    stale.path.mkdir()
+    stale.path.mkdir(mode=0o700)
     (stale.path / "gateway.sock").touch()
     with RuntimeFolder("one", root=tmp_path) as folder:
         assert not (folder.path / "gateway.sock").exists()
+
+
+def test_a_folder_that_others_may_have_made_is_not_used(tmp_path: Path) -> None:
+    folder = RuntimeFolder("one", root=tmp_path)
+    folder.path.mkdir()
+    folder.path.chmod(0o755)
+    with pytest.raises(NotPrivate), folder:
+        pass
+    folder.path.rmdir()
+    (tmp_path / "elsewhere").mkdir(mode=0o700)
+    folder.path.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(NotPrivate), folder:
+        pass
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_a_sibling_that_is_about_to_start_is_left_alone(tmp_path: Path) -> None:
+    starting = RuntimeFolder("starting", root=tmp_path)
+    starting.path.mkdir(mode=0o700)
+    with RuntimeFolder("one", root=tmp_path):
+        assert starting.path.exists()
 
 
 def test_the_root_has_room() -> None:
