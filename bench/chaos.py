@@ -13,7 +13,7 @@ import random
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +135,12 @@ def is_bitwise(asked: TimedRequest) -> bool:
     return bool(asked.fields.get("exactness") == "bitwise")
 
 
+def patient(asked: TimedRequest) -> TimedRequest:
+    """The same picture for a client that waits for it, however long."""
+    fields = {name: value for name, value in asked.fields.items() if name != "drop_if_late"}
+    return replace(asked, fields=fields, leave_after_s=None)
+
+
 def ready_at_s(journal: Sequence[Event], worker: str, n_stages: int) -> float | None:
     """When the process that `worker` has now had run each of its stages once; None if it has not."""
     warm: dict[str, float] = {}
@@ -202,7 +208,7 @@ async def run(plan: Plan, say: Callable[[str], None]) -> Chaos:
     say(f"{len(chaos.disturbed.results)} requests, {len(chaos.disturbed.kills)} kills; now undisturbed")
     async with plan.node("calm") as node:
         answers = await closed_loop(
-            node.base_url, (result.request for result in exact), concurrency=plan.concurrency
+            node.base_url, (patient(result.request) for result in exact), concurrency=plan.concurrency
         )
     chaos.calm = {result.index: calm for result, calm in zip(exact, answers, strict=True)}
     return chaos

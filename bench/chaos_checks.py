@@ -57,8 +57,10 @@ def same_pictures(results: Sequence[Result], calm: dict[int, Result]) -> Check:
     n_pictures = sum(len(result.pictures) for result in exact)
     text = f"{n_pictures} pictures of {len(exact)} bitwise requests are those of an undisturbed run"
     if differ:
-        first = differ[0]
-        text = f"{len(differ)} of {len(exact)} bitwise requests differ, the first is {first.index + 1}"
+        first = differ[0].index
+        text = f"{len(differ)} of {len(exact)} bitwise requests differ, the first is {first + 1}"
+        if first in calm and calm[first].error:
+            text += f", which failed in the undisturbed run: {calm[first].error}"
     return Check(name="same pictures", passed=bool(exact) and not differ, text=text)
 
 

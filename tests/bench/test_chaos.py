@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bench.chaos import Chaos, Disturbed, Kill, Plan, ready_at_s, request
+from bench.chaos import Chaos, Disturbed, Kill, Plan, patient, ready_at_s, request
 from bench.chaos_checks import checks, noticed_s, recovery_s, report
 from bench.load import Result, TimedRequest
 from bench.render import rendered
@@ -159,6 +159,11 @@ def test_each_check_can_fail(change: dict[str, Any], failing: str) -> None:
     failed = [check.name for check in checks(chaos) if not check.passed]
     assert len(failed) == 1, failed
     assert failed[0].startswith(failing)
+
+
+def test_the_undisturbed_run_waits_for_its_pictures() -> None:
+    hurried = replace(DROPPED, leave_after_s=0.1, slo_ms=5.0)
+    assert patient(hurried) == TimedRequest(prompt="fox", seed=1, slo_ms=5.0)
 
 
 def test_what_a_client_asked_for_itself_is_no_loss() -> None:
