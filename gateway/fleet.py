@@ -132,11 +132,12 @@ class Worker:
 
 
 class Fleet:
-    """The workers of the configuration, by id."""
+    """The workers of the configuration, by id. `host_bytes`: of host copies of weights, by node."""
 
     def __init__(self, devices: dict[str, str]) -> None:
         """`devices`: worker id -> device."""
         self._workers = {worker_id: Worker(worker_id, device) for worker_id, device in devices.items()}
+        self.host_bytes: dict[str, int] = {}
 
     def __iter__(self) -> Iterator[Worker]:
         return iter(self._workers.values())
@@ -146,6 +147,12 @@ class Fleet:
 
     def __getitem__(self, worker_id: str) -> Worker:
         return self._workers[worker_id]
+
+    def holds(self, worker: Worker, resident_bytes: int, host_bytes: int) -> None:
+        """What `worker` says of its own weights, and of the copies that all workers of its node share."""
+        worker.resident_bytes = resident_bytes
+        if worker.hello is not None:
+            self.host_bytes[worker.hello.node] = host_bytes
 
     def up(self) -> list[Worker]:
         return [worker for worker in self if worker.is_up]

@@ -75,6 +75,13 @@ class Workers(Collector):
         resident = GaugeMetricFamily(
             "triptych_worker_resident_bytes", "Bytes of weights that a worker holds", labels=["worker"]
         )
+        host = GaugeMetricFamily(
+            "triptych_host_weights_bytes",
+            "Bytes of host copies of weights, which the workers of a node share",
+            labels=["node"],
+        )
+        for node, n_bytes in self._fleet.host_bytes.items():
+            host.add_metric([node], n_bytes)
         for worker in self._fleet:
             for state in WorkerState:
                 states.add_metric([worker.worker_id, str(state)], float(worker.state is state))
@@ -83,6 +90,7 @@ class Workers(Collector):
         yield states
         yield busy
         yield resident
+        yield host
 
 
 class Encodes(Collector):
