@@ -40,6 +40,10 @@ class Guard:
         self._host = host
         self._in_flight: Counter[str] = Counter()
 
+    @property
+    def asks_for_keys(self) -> bool:
+        return self._keys is not None
+
     @contextlib.contextmanager
     def admitted(self, request: web.Request, scope: Scope) -> Iterator[str | None]:
         """The name of the caller's key for as long as the call goes on, None without one.

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 
+import msgspec
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
@@ -24,10 +25,12 @@ from gateway.errors import (
 from gateway.files import FileStore
 from gateway.health import health, metrics, ready
 from gateway.images import post_images
-from gateway.keys import CREATED, ENGINE, FILES, REQUEST_ID
+from gateway.keys import CREATED, ENGINE, FILES, OPENAPI, REQUEST_ID
 from gateway.loop import Engine
 from gateway.loop_lag import lag_sampled
 from gateway.models import get_model, list_models
+from gateway.openapi import document, get_openapi
+from gateway.operations import canonical
 from gateway.request_log import told
 from gateway.slip import SLIP
 
@@ -41,11 +44,14 @@ ROUTES: tuple[tuple[str, str, Handler, Scope], ...] = (
     ("GET", "/health", health, "public"),
     ("GET", "/ready", ready, "public"),
     ("GET", "/metrics", metrics, "metrics"),
+    ("GET", "/openapi.json", get_openapi, "public"),
 )
 """Every route: method, path, handler, and who may call it."""
 
 
-_SCOPES: dict[tuple[str, str], Scope] = {(method, path): scope for method, path, _, scope in ROUTES}
+_SCOPES: dict[tuple[str, str], Scope] = {
+    (method, canonical(path)): scope for method, path, _, scope in ROUTES
+}
 
 
 def make_app(
@@ -61,12 +67,13 @@ def make_app(
 
     Run it with `handler_cancellation=True`, or leaving clients cancel nothing.
     """
+    guard = guard or Guard()
     app = web.Application(
         client_max_size=max_body_bytes,
         middlewares=[
             told(log_prompts=log_prompts),
             _answered,
-            _admitted(guard or Guard()),
+            _admitted(guard),
             _with_body(body_timeout_s),
         ],
     )
@@ -74,6 +81,7 @@ def make_app(
     app[FILES] = files
     app.cleanup_ctx.append(files.swept)
     app.cleanup_ctx.append(lag_sampled)
+    app[OPENAPI] = msgspec.json.encode(document(_SCOPES, with_keys=guard.asks_for_keys))
     app[CREATED] = int(time.time())
     for method, path, handler, _ in ROUTES:
         app.router.add_route(method, path, handler)

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+import msgspec
 from aiohttp import web
 
 from gateway.errors import NotReady
 from gateway.keys import ENGINE
 
 
+class Alive(msgspec.Struct, frozen=True, kw_only=True):
+    status: Literal["ok"] = "ok"
+
+
+class Ready(msgspec.Struct, frozen=True, kw_only=True):
+    """`model` can be served whole."""
+
+    status: Literal["ready"] = "ready"
+    model: str
+
+
 async def health(request: web.Request) -> web.Response:
     """Alive, whatever the workers do."""
-    return web.json_response({"status": "ok"})
+    return web.Response(body=msgspec.json.encode(Alive()), content_type="application/json")
 
 
 async def ready(request: web.Request) -> web.Response:
@@ -18,7 +32,7 @@ async def ready(request: web.Request) -> web.Response:
     engine = request.app[ENGINE]
     if reason := engine.not_ready_reason():
         raise NotReady(reason)
-    return web.json_response({"status": "ready", "model": engine.name})
+    return web.Response(body=msgspec.json.encode(Ready(model=engine.name)), content_type="application/json")
 
 
 async def metrics(request: web.Request) -> web.Response:
