@@ -72,7 +72,7 @@ async def test_the_table_and_the_registry_agree(start: Start) -> None:
     }
     # a counter shows its labels only once it has counted
     pushed = {
-        full_name(metric._name, metric._type): set(metric._labelnames)
+        full_name(metric._name, str(metric._type)): set(metric._labelnames)
         for metric in vars(bench.engine.metrics).values()
         if isinstance(metric, MetricWrapperBase)
     }
