@@ -153,9 +153,11 @@ class Supervisor:
                 self._listener.worker_given_up(worker_id, reason)
                 return
             self._n_restarts[worker_id] += 1
-            delay_s = self._backoff_s[min(n_failures, len(self._backoff_s)) - 1]
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), delay_s)
+            await self._pause(self._backoff_s[min(n_failures, len(self._backoff_s)) - 1])
+
+    async def _pause(self, delay_s: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stopping.wait(), delay_s)
 
     async def _live(self, spec: WorkerSpec) -> str:
         """One process from its start to its end; returns how it ended."""
@@ -170,6 +172,9 @@ class Supervisor:
         except OSError as error:
             return f"could not be started: {error.strerror}"
         self._processes[spec.worker_id] = process
+        if self._stopping.is_set():
+            # `stop` came while it was being made, did not see it, and has nobody told it to leave
+            process.kill()
         try:
             code = await process.wait()
         except asyncio.CancelledError:

@@ -82,8 +82,13 @@ def graph(model: str = "toy") -> StageGraph:
     )
 
 
-def picture_of(seed: int) -> bytes:
-    return f"PNG {seed}".encode()
+def picture_of(seed: int, size: str = "128x128") -> bytes:
+    return f"PNG {seed} {size}".encode()
+
+
+def _picture_of(order: RunTask) -> bytes:
+    asked = order.generation
+    return picture_of(asked.seed, f"{asked.width_px}x{asked.height_px}")
 
 
 def encoded_of(order: RunTask) -> bytes:
@@ -112,8 +117,8 @@ class Fates:
     "checkpoint+die" and "checkpoint+hang" behind the next checkpoint, "numeric+die" behind one that kept
     less, "lost_checkpoint" and "others_checkpoint" (whose file is not there, or another task's, before it
     dies), "unasked" (it pauses), and, between the end of the stage and that of the task, "end+hang" and
-    "end+hold", in which the worker goes on with the next task. "warm:STAGE" is a warm-up; "hello", "describe"
-    and "load:STAGE" are met before any task.
+    "end+hold", in which the worker goes on with the next task. "warm:STAGE" is a warm-up; "hello",
+    "hello:WORKER", "describe" and "load:STAGE" are met before any task.
     """
 
     def __init__(self, *fates: tuple[str, str]) -> None:
@@ -180,6 +185,8 @@ class ScriptedWorker:
     async def run(self) -> None:
         """Until told to stop. Raises `Died`."""
         with self._socket:
+            if self._fates.take(f"hello:{self._id}") == "die":
+                raise Died
             wrong = self._fates.take("hello") == "other_version"
             await self._say(
                 Hello(
@@ -327,7 +334,7 @@ class ScriptedWorker:
             last = order.stages[-1]
             data = {"text_encoder": encoded_of(order), "denoise": b"latents"}
             try:
-                output = self._store.put(data.get(last, picture_of(order.generation.seed)))
+                output = self._store.put(data.get(last, _picture_of(order)))
             except StoreFull as error:
                 await self._fail(order, last, FailureKind.STORE_FULL, str(error))
         if fate == "end+hold":

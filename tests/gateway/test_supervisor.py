@@ -111,6 +111,55 @@ async def test_stop_begins_softly_and_ends_hard(tmp_path: Path) -> None:
         assert log.said == [("started", "cpu-0")]
 
 
+async def test_a_worker_that_is_being_made_when_it_stops_does_not_stay() -> None:
+    supervisor = Supervisor(
+        [SPEC], lambda spec: ("/bin/sh", "-c", "exec sleep 100"), Log(), max_start_failures=3
+    )
+    running = asyncio.create_task(supervisor.run())
+    # begins to make the process, and cannot have made it
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    await asyncio.wait_for(supervisor.stop(0.01), 10)
+    await asyncio.wait_for(running, 10)
+
+
+async def test_one_is_given_up_and_the_other_goes_on() -> None:
+    log = Log()
+    specs = [SPEC, WorkerSpec(worker_id="cpu-1", device="cpu", threads=1)]
+
+    def command(spec: WorkerSpec) -> Sequence[str]:
+        return ("/bin/sh", "-c", "exit 3" if spec is SPEC else "exec sleep 100")
+
+    supervisor = Supervisor(specs, command, log, max_start_failures=3, backoff_s=(0.001,))
+    running = asyncio.create_task(supervisor.run())
+    await until(lambda: ("given up", "cpu-0", "exit code 3") in log.said)
+    assert [said for said in log.said if said[1] == "cpu-1"] == [("started", "cpu-1")]
+    assert not running.done()
+    supervisor.kill("cpu-1")
+    await until(lambda: log.said.count(("started", "cpu-1")) == 2)
+    await supervisor.stop(0.01)
+    await asyncio.wait_for(running, 10)
+
+
+async def test_it_waits_longer_with_every_failure_until_the_worker_proves_itself() -> None:
+    log, waits = Log(), []
+    supervisor = Supervisor(
+        [SPEC], lambda spec: ("/bin/false",), log, max_start_failures=9, backoff_s=(1.0, 2.0, 3.0)
+    )
+
+    async def wait(delay_s: float) -> None:
+        waits.append(delay_s)
+        if len(waits) == 4:
+            supervisor.proved("cpu-0")
+
+    supervisor._pause = wait  # type: ignore[method-assign]
+    running = asyncio.create_task(supervisor.run())
+    await until(lambda: len(waits) >= 6)
+    assert waits[:6] == [1.0, 2.0, 3.0, 3.0, 1.0, 2.0]
+    await supervisor.stop(0.01)
+    await asyncio.wait_for(running, 10)
+
+
 async def test_a_cancelled_supervisor_leaves_no_process(tmp_path: Path) -> None:
     log = Log()
     async with supervised(f"echo $$ > {tmp_path}/pid; exec sleep 100", log):
