@@ -33,7 +33,48 @@ async def test_a_picture_comes_back_with_its_seed(start: Start) -> None:
     assert [(base64.b64decode(d["b64_json"]), d["seed"]) for d in reply["data"]] == [(picture_of(7), 7)]
     assert reply["size"] == "128x128"
     assert (reply["output_format"], reply["background"]) == ("png", "opaque")
-    assert "quality" not in reply
+    assert reply["quality"] == "medium"
+    assert "usage" not in reply
+
+
+@pytest.mark.parametrize(
+    ("fields", "quality"),
+    [({"quality": "high"}, "high"), ({"quality": "auto"}, "medium"), ({"num_inference_steps": 3}, None)],
+)
+async def test_quality_is_told_unless_the_steps_were_named(
+    start: Start, fields: dict[str, Any], quality: str | None
+) -> None:
+    bench = await start()
+    assert (await (await bench.post(**fields)).json()).get("quality") == quality
+
+
+async def test_requests_at_the_same_time_each_get_their_own_size_and_seeds(start: Start) -> None:
+    bench = await start(n_workers=3)
+    asked = [
+        {"size": size, "seed": 100 * i, "n": 1 + i % 4}
+        for i, size in enumerate(["64x64", "256x64", "64x256", "auto", "128x64", "256x256"] * 3)
+    ]
+    posted = [bench.posted(**fields) for fields in asked]
+    for fields, each in zip(asked, posted, strict=True):
+        reply = await (await each).json()
+        size = "128x128" if fields["size"] == "auto" else fields["size"]
+        seeds = list(range(fields["seed"], fields["seed"] + fields["n"]))
+        assert reply["size"] == size
+        assert [item["seed"] for item in reply["data"]] == seeds
+        pictures = [base64.b64decode(item["b64_json"]) for item in reply["data"]]
+        assert pictures == [picture_of(seed, size) for seed in seeds]
+
+
+async def test_the_pictures_of_one_request_are_spread_over_the_workers(start: Start) -> None:
+    bench = await start(*(("denoise", "hold"),) * 3, n_workers=3, placement="colocated")
+    posted = bench.posted(n=3)
+    await until(lambda: len(bench.fleet.tasks()) == 3, "all three at a time")
+    busy = [
+        any(isinstance(m, RunTask) and "warm" not in m.task_id for m in h) for h in bench.fleet.heard.values()
+    ]
+    assert busy == [True] * 3
+    bench.fleet.release.set()
+    assert (await posted).status == 200
 
 
 async def test_n_pictures_have_consecutive_seeds_in_order(start: Start) -> None:

@@ -178,7 +178,7 @@ async def test_the_openai_client_gets_both(start: Start) -> None:
                 assert item.b64_json is None
                 assert item.url is not None
                 async with bench.client.session.get(item.url) as got:
-                    assert await got.read() == picture_of(seed)
+                    assert await got.read() == picture_of(seed, "128x64")
         with pytest.raises(openai.BadRequestError, match="nothing is streamed") as refused:
             await client.images.generate(prompt="a hat", stream=True)
         assert refused.value.param == "stream"
