@@ -25,7 +25,7 @@ from gateway.version import VERSION
 from wire.codec import PROTOCOL_VERSION
 
 # a "_created" beside each series would be half of the answer, and nobody here asks for it
-disable_created_metrics()
+disable_created_metrics()  # type: ignore[no-untyped-call] # it has no annotations
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 60.0, 120.0, 300.0)
 _STEP_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
