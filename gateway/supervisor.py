@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Protocol
 
 from gateway.config import WorkerSpec
+from gateway.worker_output import WorkerOutput
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +60,8 @@ def worker_environment(spec: WorkerSpec, inherited: Mapping[str, str]) -> dict[s
     """The environment of a worker: its threads, and only its own GPU (none for a CPU worker).
 
     Idle OpenMP threads sleep unless the operator said otherwise: where workers share cores, threads that spin
-    between parallel regions take the cores from the workers that compute.
+    between parallel regions take the cores from the workers that compute. Diffusers' warnings show the end of
+    a prompt that is too long for a text encoder, and prompts do not belong in the log.
     """
     gpu = spec.device.partition(":")[2] if spec.device.startswith("cuda") else ""
     visible = inherited.get("CUDA_VISIBLE_DEVICES")
@@ -68,7 +70,8 @@ def worker_environment(spec: WorkerSpec, inherited: Mapping[str, str]) -> dict[s
         named = visible.split(",")
         gpu = named[int(gpu)] if int(gpu) < len(named) else gpu
     threads = dict.fromkeys(_THREAD_VARIABLES, str(spec.threads))
-    return {"OMP_WAIT_POLICY": "PASSIVE", **inherited, **threads, "CUDA_VISIBLE_DEVICES": gpu}
+    defaults = {"OMP_WAIT_POLICY": "PASSIVE", "DIFFUSERS_VERBOSITY": "error"}
+    return {**defaults, **inherited, **threads, "CUDA_VISIBLE_DEVICES": gpu}
 
 
 class Supervisor:
@@ -161,16 +164,21 @@ class Supervisor:
 
     async def _live(self, spec: WorkerSpec) -> str:
         """One process from its start to its end; returns how it ended."""
+        output = WorkerOutput(spec.worker_id)
         try:
             process = await asyncio.create_subprocess_exec(
                 *self._command(spec),
                 stdin=DEVNULL,
+                stdout=output.fd,
+                stderr=output.fd,
                 cwd=CHECKOUT,
                 env=worker_environment(spec, os.environ),
                 start_new_session=True,
             )
         except OSError as error:
             return f"could not be started: {error.strerror}"
+        finally:
+            output.close()
         self._processes[spec.worker_id] = process
         if self._stopping.is_set():
             # `stop` came while it was being made, did not see it, and has nobody told it to leave
@@ -184,6 +192,7 @@ class Supervisor:
             raise
         finally:
             del self._processes[spec.worker_id]
+        await output.ended()
         return f"exit code {code}" if code >= 0 else f"killed by {_signal_name(-code)}"
 
 

@@ -202,3 +202,14 @@ def test_a_worker_sees_its_own_gpu_only(device: str, inherited: str | None, visi
 def test_idle_threads_sleep_unless_the_operator_says_otherwise() -> None:
     assert worker_environment(SPEC, {})["OMP_WAIT_POLICY"] == "PASSIVE"
     assert worker_environment(SPEC, {"OMP_WAIT_POLICY": "ACTIVE"})["OMP_WAIT_POLICY"] == "ACTIVE"
+
+
+def test_diffusers_does_not_print_prompts_unless_the_operator_says_otherwise() -> None:
+    assert worker_environment(SPEC, {})["DIFFUSERS_VERBOSITY"] == "error"
+    assert worker_environment(SPEC, {"DIFFUSERS_VERBOSITY": "info"})["DIFFUSERS_VERBOSITY"] == "info"
+
+
+async def test_what_a_worker_prints_comes_to_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    async with supervised("echo its last words >&2; exit 1", Log(), max_start_failures=1):
+        await until(lambda: "its last words" in caplog.messages)
+    assert {record.name for record in caplog.records if "words" in record.message} == {"gateway.worker"}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
-import subprocess
 from typing import Any
 
 from gateway.logs import logging_to
@@ -16,10 +16,12 @@ async def told(script: str) -> list[dict[str, Any]]:
     with logging_to(stream, level="info", form="json"):
         output = WorkerOutput("cpu-0")
         try:
-            process = subprocess.Popen(["/bin/sh", "-c", script], stdout=output.fd, stderr=output.fd)
+            process = await asyncio.create_subprocess_exec(
+                "/bin/sh", "-c", script, stdout=output.fd, stderr=output.fd
+            )
         finally:
             output.close()
-        process.wait()
+        await process.wait()
         await output.ended()
     lines = [json.loads(line) for line in stream.getvalue().splitlines()]
     assert all(line["worker"] == "cpu-0" and line["logger"] == "gateway.worker" for line in lines)
