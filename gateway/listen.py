@@ -11,6 +11,7 @@ import errno
 import json
 import socket
 from collections.abc import Callable
+from typing import cast
 
 from aiohttp import web
 
@@ -44,7 +45,8 @@ def bounded(server: web.Server, max_connections: int) -> Callable[[], asyncio.Pr
 
 class _Refusal(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.WriteTransport)
+        # uvloop's transports are none by inheritance
+        writer = cast("asyncio.WriteTransport", transport)
         error = TooManyConnections("too many connections are open")
         body = json.dumps(error.body()).encode()
         head = {
@@ -55,5 +57,5 @@ class _Refusal(asyncio.Protocol):
         }
         lines = [f"HTTP/1.1 {error.http_status} Service Unavailable"]
         lines += [f"{name}: {value}" for name, value in head.items()]
-        transport.write("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
-        transport.close()
+        writer.write("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
+        writer.close()

@@ -8,7 +8,7 @@ import os
 import socket
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 import aiohttp
@@ -31,7 +31,7 @@ class Served:
     async def ready(self) -> str:
         assert self.process.stdout is not None
         line = (await asyncio.wait_for(self.process.stdout.readline(), PATIENCE_S)).decode()
-        assert line.startswith("ready: http://127.0.0.1:"), (line, self.lines)
+        assert line.startswith("ready: http://"), (line, self.lines)
         self.url = line.split()[1]
         return line
 
@@ -47,14 +47,20 @@ class Served:
     def pids(self) -> list[int]:
         return [int(line.split("pid ")[1].split(",")[0]) for line in self.lines if " is up: pid " in line]
 
+    async def says(self, text: str) -> None:
+        """Until a line of its log has `text`."""
+        await until(lambda: any(text in line for line in self.lines), text)
+
     async def ended(self) -> int:
         return await asyncio.wait_for(self.process.wait(), PATIENCE_S)
 
 
 @contextlib.asynccontextmanager
-async def served(tmp_path: Path, *flags: str, fates: tuple[str, ...] = ()) -> AsyncIterator[Served]:
+async def served(
+    tmp_path: Path, *flags: str, fates: tuple[str, ...] = (), variables: Mapping[str, str] | None = None
+) -> AsyncIterator[Served]:
     folder = tmp_path / "fates"
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     for number, fate in enumerate(fates):
         (folder / f"{number:02},{fate}").touch()
     process = await asyncio.create_subprocess_exec(
@@ -63,6 +69,7 @@ async def served(tmp_path: Path, *flags: str, fates: tuple[str, ...] = ()) -> As
         stdout=PIPE,
         stderr=PIPE,
         cwd=CHECKOUT,
+        env={**os.environ, **(variables or {})},
     )
     gateway = Served(process, folder)
 
