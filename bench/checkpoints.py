@@ -81,7 +81,7 @@ def measure(plan: Plan, driver: DeviceDriver) -> dict[str, Any]:
 
 
 def _pause(driver: DeviceDriver, loop: RunTask, draw: random.Random, whole: bytes) -> Pause:
-    loop = msgspec.structs.replace(loop, task_id=f"{loop.task_id} {draw.random()}")
+    loop = msgspec.structs.replace(loop, task_id=f"{loop.task_id}-{draw.getrandbits(32)}")
     driver.loop.submit(loop)
     steps = loop.generation.num_inference_steps
     before, last = driver.until(StepDone), driver.until(StepDone)
@@ -101,7 +101,7 @@ def _pause(driver: DeviceDriver, loop: RunTask, draw: random.Random, whole: byte
         raise Refused(f"{loop.model}: a task ended before it was paused")
     passed = sum(boundary.done_at_s > asked_s for boundary in boundaries)
     resumed_s = time.monotonic()
-    goes_on = msgspec.structs.replace(loop, task_id=f"{loop.task_id} on", checkpoint=message.checkpoint)
+    goes_on = msgspec.structs.replace(loop, task_id=f"{loop.task_id}-on", checkpoint=message.checkpoint)
     driver.loop.submit(goes_on)
     first = driver.until(StepDone)
     output = driver.until(TaskDone).output

@@ -56,12 +56,20 @@ class DescribeFailed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class StagesLoaded(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """The answer to `LoadStages`. `resident_bytes` counts all weights this worker holds."""
+    """The answer to `LoadStages`. `resident_bytes` counts all weights this worker holds, each part once.
+
+    `host_bytes`: of the node's host copies of weights, which all its workers share and tell alike. `origins`:
+    where each part that was not there came from, "held" (by another model), "host" or "disk". `notes`: why a
+    part has no host copy.
+    """
 
     model: str
     stages: tuple[str, ...]
     load_s: float
     resident_bytes: int
+    host_bytes: int = 0
+    origins: dict[str, str] = {}
+    notes: tuple[str, ...] = ()
 
 
 class LoadFailed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -73,11 +81,13 @@ class LoadFailed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 class ModelForgotten(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """The answer to `ForgetModel`: what was said of that model before is void.
 
-    `resident_bytes` counts the weights that this worker still holds.
+    `resident_bytes` counts the weights that this worker still holds, `host_bytes` those of the node's host
+    copies. A copy leaves with the last worker that forgets the models it is for.
     """
 
     model: str
     resident_bytes: int
+    host_bytes: int = 0
 
 
 class StageStarted(msgspec.Struct, frozen=True, kw_only=True, tag=True):

@@ -6,7 +6,8 @@ weights, so the next picture without an adapter would be another one. Two traps 
 order in which things are called: an adapter that is loaded while adapters are disabled stays off without a
 word, and each load makes the newest adapter the only active one. So putting on is load, enable, set, always.
 
-What is loaded is read off the denoiser itself: one that was evicted and loaded again has no adapters.
+What is loaded, and in which order it was used, is read off the denoiser itself: one that was evicted and
+loaded again has no adapters, and one that several models share has those of all, within one bound.
 """
 
 from __future__ import annotations
@@ -37,12 +38,12 @@ Shapes = dict[str, dict[str, tuple[int, ...]]]
 
 
 class AdapterCache:
-    """The adapters of one model's denoisers, the least recently used dropped first. For one thread."""
+    """Puts adapters on one model's denoisers, the least recently used dropped first. For one thread."""
 
     def __init__(self, capacity: int = 8) -> None:
-        """`capacity`: how many adapters stay loaded, at least 1."""
+        """`capacity`: how many adapters stay loaded on a denoiser, at least 1."""
         self._capacity = capacity
-        self._used: list[str] = []
+        self._about: dict[str, tuple[str, ...]] = {}
         self._on: Adapter | None = None
         self._n_inside = 0
 
@@ -86,20 +87,23 @@ class AdapterCache:
         """The library's name of `adapter`, which is loaded when this returns."""
         file = _weights_file(adapter)
         name = _name_of(file)
-        held = set().union(*map(_held, denoisers.values()))
-        # a denoiser that was loaded anew holds none of those that were used on the one before
-        self._used = [used for used in self._used if used in held and used != name]
-        if name not in held:
+        about = self._about.get(name, ())
+        if not about or not all(name in _held(denoisers[component]) for component in about):
             parts = _by_denoiser(adapter, _read_shapes(adapter, file), denoisers)
-            while len(self._used) >= self._capacity:
-                _delete(denoisers, self._used.pop(0))
+            missing = [component for component in parts if name not in _held(denoisers[component])]
+            for component in missing:
+                while len(held := _held(denoisers[component])) >= self._capacity:
+                    _delete(denoisers, held[0])
             try:
-                for component, (prefix, shapes) in parts.items():
+                for component in missing:
+                    prefix, shapes = parts[component]
                     _load(denoisers[component], file, prefix, name, shapes)
             except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
                 _delete(denoisers, name)
                 raise AdapterRefused(adapter.name, f"cannot be loaded: {error}") from error
-        self._used.append(name)
+            self._about[name] = tuple(parts)
+        for denoiser in denoisers.values():
+            _note_used(denoiser, name)
         return name
 
 
@@ -199,8 +203,14 @@ def _load(denoiser: Any, file: Path, prefix: str | None, name: str, shapes: Shap
     denoiser.eval().requires_grad_(False)
 
 
-def _held(denoiser: torch.nn.Module) -> frozenset[str]:
-    return frozenset(getattr(denoiser, "peft_config", {}))
+def _held(denoiser: torch.nn.Module) -> tuple[str, ...]:
+    """The adapters of the denoiser, the least recently used first."""
+    return tuple(getattr(denoiser, "peft_config", ()))
+
+
+def _note_used(denoiser: Any, name: str) -> None:
+    if name in _held(denoiser):
+        denoiser.peft_config[name] = denoiser.peft_config.pop(name)
 
 
 def _delete(denoisers: Mapping[str, Any], name: str) -> None:

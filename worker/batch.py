@@ -14,6 +14,7 @@ several per cent of its time on two cores.
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from typing import Any, Protocol
 
 import torch
 
+from worker.memory import give_back, out_of_memory
 from worker.network_call import NetworkCall, grouped, make_as_one
 
 Work = Callable[[], Any]
@@ -127,15 +129,16 @@ class Lane:
 class Batch:
     """Seats and the calls at which they stand. For the one thread that runs it, which makes all calls.
 
-    `before_round` is called before every round, and may let others enter. A batch that ran out of memory goes
-    on with one call per job; one that fails alone then fails alone.
+    `before_round` is called before every round, and may let others enter. Calls that run out of memory
+    together are made again in halves, and so is whatever the batch makes from then on; a call that fails
+    alone fails its job alone.
     """
 
     def __init__(self, device: torch.device, before_round: Callable[[], None] = lambda: None) -> None:
         self._device = device
         self._before_round = before_round
         self._standing: dict[Lane, NetworkCall] = {}
-        self._shares = True
+        self._most_calls = sys.maxsize
 
     @property
     def is_over(self) -> bool:
@@ -180,25 +183,31 @@ class Batch:
         together: set[NetworkCall] = set()
         with torch.no_grad():
             for group in grouped([call for _, call in standing]):
-                outcomes = self._made_as_one(group) if self._shares and len(group) > 1 else None
-                if outcomes is None:
-                    outcomes = [_outcome_of(call.make) for call in group]
-                else:
-                    together.update(group)
-                made.update(zip(group, outcomes, strict=True))
+                while group:
+                    part = group[: self._most_calls]
+                    outcomes = self._made_as_one(part)
+                    if outcomes is None:
+                        self._most_calls = len(part) // 2
+                        continue
+                    if len(part) > 1:
+                        together.update(part)
+                    made.update(zip(part, outcomes, strict=True))
+                    group = group[len(part) :]
         for seat, call in standing:
             seat.shared |= call in together
         return made
 
     def _made_as_one(self, group: list[NetworkCall]) -> list[Outcome] | None:
-        """None if there is no memory for it: this batch then shares no more calls."""
+        """None if there is no memory for so many."""
+        if len(group) == 1:
+            return [_outcome_of(group[0].make)]
         try:
             return [Outcome(value=output) for output in make_as_one(group)]
-        except (torch.OutOfMemoryError, MemoryError):
-            self._shares = False
-            return None
         except Exception as error:  # each job answers for it
-            return [Outcome(error=error)] * len(group)
+            if out_of_memory(error) is None:
+                return [Outcome(error=error)] * len(group)
+            give_back(self._device, error)
+            return None
 
     def _advance(self, lane: Lane, outcome: Outcome) -> None:
         self._standing.pop(lane, None)

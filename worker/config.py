@@ -8,7 +8,11 @@ from pathlib import Path
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerConfig:
-    """What the supervisor tells a worker. `device` is "cpu" or "cuda:N"; `threads` are for a CPU."""
+    """What the supervisor tells a worker. `device` is "cpu" or "cuda:N"; `threads` are for a CPU.
+
+    `host_weights`: the node's folder of host copies, of `host_weights_bytes` in sum, 0 for none.
+    `memory_bytes`: bound of the weights that the worker holds, None for none.
+    """
 
     worker_id: str
     device: str
@@ -16,3 +20,6 @@ class WorkerConfig:
     endpoint: str
     handoff: Path
     capacity_bytes: int
+    host_weights: Path
+    host_weights_bytes: int = 0
+    memory_bytes: int | None = None

@@ -22,6 +22,12 @@ class ConfigOnly:
         self._component = component
         self._meta = meta
 
+    @property
+    def n_bytes(self) -> int:
+        """Bytes that its weights would take."""
+        tensors = (*self._meta.parameters(), *self._meta.buffers())
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._meta, name)
         if callable(value) or isinstance(value, (torch.Tensor, torch.nn.Module)):

@@ -9,7 +9,6 @@ message comes from there.
 from __future__ import annotations
 
 import functools
-import gc
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -26,7 +25,9 @@ from wire.to_gateway import Described, DescribeFailed, LoadFailed, ModelForgotte
 from wire.to_worker import Describe, EvictStages, ForgetModel, LoadStages, RunTask
 from worker.batch import Batch
 from worker.commands import Command, CommandQueue
+from worker.components import Components
 from worker.errors import WorkerError
+from worker.memory import give_back, out_of_memory, told
 from worker.network_tap import can_share
 from worker.resident import ResidentModel
 from worker.task_run import Doing, Emit, Surroundings, TaskRun
@@ -36,8 +37,12 @@ from worker.wishes import Wishes
 class DeviceLoop:
     """Commands in, messages out. `run` blocks until `stop`; everything else may be called from any thread."""
 
-    def __init__(self, device: torch.device, store: HandoffStore, emit: Emit) -> None:
+    def __init__(
+        self, device: torch.device, store: HandoffStore, emit: Emit, components: Components | None = None
+    ) -> None:
+        """`components`: what holds the weights; without host copies and bounds where None."""
         self._device = device
+        self._components = Components(device) if components is None else components
         self._emit = emit
         self._models: dict[str, ResidentModel] = {}
         self._commands = CommandQueue()
@@ -84,6 +89,7 @@ class DeviceLoop:
                 case EvictStages():
                     if (resident := self._models.get(command.model)) is not None:
                         resident.evict(command.stages)
+                        give_back(self._device)
                 case ForgetModel():
                     self._forget(command.model)
                 case RunTask():
@@ -98,7 +104,7 @@ class DeviceLoop:
     def _describe(self, command: Describe) -> None:
         self.doing = Doing(Phase.LOADING, time.monotonic())
         try:
-            graphs = derive(command.model, from_entry(command.entry))
+            graphs = derive(command.model, self._components.opened(from_entry(command.entry)))
         except PipelineError as error:
             self._emit(DescribeFailed(model=command.model, reason=str(error)))
         else:
@@ -111,10 +117,18 @@ class DeviceLoop:
             resident = self._models.get(command.model)
             if resident is None:
                 model = from_entry(command.entry)
-                resident = ResidentModel(command.model, model, self._device)
+                resident = ResidentModel(command.model, model, self._device, self._components)
             resident.load(command.stages)
-        except (PipelineError, WorkerError, torch.OutOfMemoryError) as error:
-            self._emit(LoadFailed(model=command.model, stages=command.stages, reason=str(error)))
+        except Exception as error:
+            short = out_of_memory(error)
+            if short is None and not isinstance(error, PipelineError | WorkerError):
+                raise
+            known = isinstance(error, PipelineError | WorkerError)
+            reason = str(error) if known else f"out of memory: {told(error, self._device)}"
+            # what was loaded before the part that failed is held by the frames
+            resident = None
+            give_back(self._device, error)
+            self._emit(LoadFailed(model=command.model, stages=command.stages, reason=reason))
             return
         self._models[command.model] = resident
         self._emit(
@@ -122,21 +136,29 @@ class DeviceLoop:
                 model=command.model,
                 stages=command.stages,
                 load_s=time.monotonic() - started_s,
-                resident_bytes=self._resident_bytes,
+                resident_bytes=self._components.resident_bytes,
+                host_bytes=self._components.host_bytes,
+                origins=resident.origins,
+                notes=resident.notes,
             )
         )
 
     def _forget(self, model: str) -> None:
-        if self._models.pop(model, None) is not None:
-            # a pipeline's parts refer to each other, and what is freed only later looks like no memory
-            gc.collect()
-            if self._device.type == "cuda":
-                torch.cuda.empty_cache()
-        self._emit(ModelForgotten(model=model, resident_bytes=self._resident_bytes))
-
-    @property
-    def _resident_bytes(self) -> int:
-        return sum(model.resident_bytes for model in self._models.values())
+        if (resident := self._models.pop(model, None)) is not None:
+            source, part_names = resident.source, resident.part_names
+            del resident
+            give_back(self._device)
+            others = self._models.values()
+            self._components.forget(part_names.difference(*(other.part_names for other in others)))
+            if all(other.source != source for other in others):
+                self._components.sources.forget(source)
+        self._emit(
+            ModelForgotten(
+                model=model,
+                resident_bytes=self._components.resident_bytes,
+                host_bytes=self._components.host_bytes,
+            )
+        )
 
     def _run_task(self, first: RunTask) -> None:
         """Run `first`, and with it the tasks behind it that join, while any of them is at it.

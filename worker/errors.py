@@ -5,6 +5,7 @@ WorkerError
 |- ComponentNotHeld     a block wanted the weights of a part that this worker does not hold (ours)
 |- LoadRefused          a model source that cannot be loaded as asked (the operator's fault)
 |- AdapterRefused       a LoRA adapter that is missing or does not fit the model (the operator's fault)
+|- HostFolderFull       a host copy that does not fit under its bound (nobody: loaded without one)
 `- HandoffRefused       a stage output that cannot be packed, or bytes that cannot be unpacked (ours)
 
 StopAtBoundary and PausedAtBoundary are BaseExceptions: diffusers logs a traceback for every Exception that
@@ -42,6 +43,10 @@ class AdapterRefused(WorkerError):
 
 class HandoffRefused(WorkerError):
     """A stage output that cannot be packed, or bytes that are no packed output."""
+
+
+class HostFolderFull(WorkerError):
+    """The bound of the folder of host copies, or of the file system below it, would be passed."""
 
 
 class PausedAtBoundary(BaseException):

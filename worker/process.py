@@ -22,8 +22,10 @@ from wire.runtime import node_name
 from wire.sockets import WorkerSocket
 from wire.to_gateway import Goodbye, Heartbeat, Hello, ToGateway
 from wire.to_worker import CancelTask, PauseTask, Refused, Stop, Welcome
+from worker.components import Components
 from worker.config import WorkerConfig
 from worker.device import DeviceLoop
+from worker.host_folder import HostFolder
 
 _HELLO_TIMEOUT_S = 30.0
 
@@ -48,7 +50,8 @@ async def serve(config: WorkerConfig) -> None:
         with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(outbox.put_nowait, message)
 
-    device_loop = DeviceLoop(device, store, emit)
+    host = HostFolder(config.host_weights, config.host_weights_bytes) if config.host_weights_bytes else None
+    device_loop = DeviceLoop(device, store, emit, Components(device, host, config.memory_bytes))
     with WorkerSocket(config.endpoint, worker=config.worker_id) as link:
         await link.send(_hello(config, device.type))
         interval_s = await _welcome(link)

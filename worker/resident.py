@@ -19,7 +19,8 @@ from pipelines.derive import derive, init_pipeline, is_loop, weight_components, 
 from pipelines.graph import Stage, StageGraph
 from wire.generation import Adapter
 from worker.adapters import DENOISERS, AdapterCache
-from worker.config_only import stand_in
+from worker.components import Components, n_bytes_of
+from worker.config_only import ConfigOnly, stand_in
 from worker.errors import LoadRefused, StageNotResident
 from worker.schedulers import scheduler_of
 
@@ -39,12 +40,19 @@ class ResidentModel:
     Nothing is loaded at first. Not safe for use from several threads.
     """
 
-    def __init__(self, name: str, model: Model, device: torch.device) -> None:
-        """Reads configs, tokenizers and schedulers. Raises `GraphRefused` or `LoadRefused`."""
+    def __init__(
+        self, name: str, model: Model, device: torch.device, components: Components | None = None
+    ) -> None:
+        """Reads configs, tokenizers and schedulers. Raises `GraphRefused` or `LoadRefused`.
+
+        `components`: the worker's, which its models share; of its own where None.
+        """
         if model.dtype not in _DTYPES:
             raise LoadRefused(f"{name}.dtype is {model.dtype!r}; known: {', '.join(_DTYPES)}")
         self.name = name
-        self.model = model
+        self._components = Components(device) if components is None else components
+        self.source = model.source
+        self.model = model = self._components.opened(model)
         self.device = device
         self.graphs: dict[str, StageGraph] = derive(name, model)
         # weights are stored narrow; a CPU computes in float32, which is both faster there and closer
@@ -64,6 +72,10 @@ class ResidentModel:
                 block.set_progress_bar_config(disable=True)
         self._weights = weight_components(self.pipe)
         self._stages: set[str] = set()
+        self.origins: dict[str, str] = {}
+        self.notes: tuple[str, ...] = ()
+        self.part_names: frozenset[str] = frozenset()
+        self._stand_ins = {name: self._stand_in(name) for name in self._weights}
         self._adapters = AdapterCache()
         self._load_small_parts()
         for component in self._weights:
@@ -83,14 +95,7 @@ class ResidentModel:
     @property
     def resident_bytes(self) -> int:
         """Bytes of all weights and buffers held."""
-        return sum(
-            tensor.numel() * tensor.element_size()
-            for component in self._held()
-            for tensor in (
-                *getattr(self.pipe, component).parameters(),
-                *getattr(self.pipe, component).buffers(),
-            )
-        )
+        return sum(n_bytes_of(getattr(self.pipe, component)) for component in self._held())
 
     def require(self, name: str, workflow: str) -> Stage:
         """The stage, if it can run here. Raises `StageNotResident`."""
@@ -104,14 +109,27 @@ class ResidentModel:
         return self._adapters.put_on(denoisers, adapter)
 
     def load(self, stages: tuple[str, ...]) -> None:
-        """Make `stages` resident. If a part fails, raises `LoadRefused` and the stages stay as they were."""
+        """Make `stages` resident. If a part fails, raises `LoadRefused` and the stages stay as they were.
+
+        Then `origins` says where each part that was not there came from, and `notes` what was amiss.
+        """
         for name in stages:
             if name not in self.stage_names:
                 raise LoadRefused(f"{self.name} has no stage {name!r}; it has {', '.join(self.stage_names)}")
         wanted = self._needed(set(stages)) - self._held()
-        loaded = {component: self._load_weights(component) for component in sorted(wanted)}
-        for component, module in loaded.items():
-            setattr(self.pipe, component, module)
+        specs = {component: self.pipe.get_component_spec(component) for component in sorted(wanted)}
+        try:
+            self._components.check_room(
+                [(spec, self._stand_ins[name].n_bytes) for name, spec in specs.items()], self.dtype
+            )
+            parts = {name: self._components.load(spec, self.dtype) for name, spec in specs.items()}
+        except LoadRefused as refused:
+            raise LoadRefused(f"{self.name}: {refused}") from refused
+        for component, part in parts.items():
+            setattr(self.pipe, component, part.module)
+        self.origins = {component: part.origin for component, part in parts.items()}
+        self.notes = tuple(part.note for part in parts.values() if part.note)
+        self.part_names |= {part.name for part in parts.values() if part.name is not None}
         self._stages |= set(stages)
 
     def evict(self, stages: tuple[str, ...]) -> None:
@@ -133,17 +151,10 @@ class ResidentModel:
         return {name for name in self._weights if isinstance(getattr(self.pipe, name), torch.nn.Module)}
 
     def _put_stand_in(self, component: str) -> None:
-        spec = self.pipe.get_component_spec(component)
-        setattr(self.pipe, component, stand_in(component, spec, self.dtype))
+        setattr(self.pipe, component, self._stand_ins[component])
 
-    def _load_weights(self, component: str) -> torch.nn.Module:
-        spec = self.pipe.get_component_spec(component)
-        try:
-            # pickled weights are refused: loading one runs whatever code it holds
-            module: torch.nn.Module = spec.load(dtype=self.dtype, use_safetensors=True)
-        except (OSError, ValueError, RuntimeError) as error:
-            raise LoadRefused(f"{component} of {self.name}: {error}") from error
-        return module.to(self.device).eval().requires_grad_(False)
+    def _stand_in(self, component: str) -> ConfigOnly:
+        return stand_in(component, self.pipe.get_component_spec(component), self.dtype)
 
     def _load_small_parts(self) -> None:
         index = dict(self.pipe.config)

@@ -34,6 +34,7 @@ from worker.batch import Seat
 from worker.checkpoint import Checkpoint
 from worker.errors import LoadRefused, PausedAtBoundary, StopAtBoundary
 from worker.loop_tap import Capture
+from worker.memory import give_back, out_of_memory, told
 from worker.packing import pack, unpack
 from worker.pictures import decode_picture, encode_picture
 from worker.resident import ResidentModel
@@ -106,7 +107,22 @@ class TaskRun:
                 exactness=_kept_by(seat),
             )
         except Exception as error:  # a family's own code may raise anything; the task answers for it
-            return _failure(task, self.doing.stage or task.stages[0], error)
+            stage = self.doing.stage or task.stages[0]
+            if out_of_memory(error) is None:
+                return _failure(task, stage, error)
+            return self._short_of_memory(stage, error)
+
+    def _short_of_memory(self, stage: str, error: Exception) -> TaskFailed:
+        """The device has back what the stage held when this returns."""
+        words, asked = told(error, self._around.device), self.task.generation
+        give_back(self._around.device, error)
+        frames = f", {asked.num_frames} frames" if asked.num_frames > 1 else ""
+        return TaskFailed(
+            task_id=self.task.task_id,
+            stage=stage,
+            kind=FailureKind.OUT_OF_MEMORY,
+            reason=f"out of memory in {stage} at {asked.width_px}x{asked.height_px}{frames}: {words}",
+        )
 
     def _run_stages(self, seat: Seat) -> TaskDone | None:
         task, store, emit = self.task, self._around.store, self._around.emit
@@ -240,8 +256,6 @@ def _failure(task: RunTask, stage: str, error: Exception) -> TaskFailed:
             kind = FailureKind.STORE_FULL
         case HandoffLost():
             kind = FailureKind.HANDOFF_LOST
-        case torch.OutOfMemoryError() | MemoryError():
-            kind = FailureKind.OUT_OF_MEMORY
         case FieldRefused():
             kind = FailureKind.INPUT
         case _:

@@ -379,14 +379,14 @@ def test_a_worker_survives_a_bad_adapter_and_a_cancelled_one(driver: Driver, tin
     failed = driver.until(TaskFailed)
     assert failed.stage == "denoise"
     assert "'lost': there is no file" in failed.reason
-    assert _picture(driver, _task("base again", tiny.on(None))) == base
+    assert _picture(driver, _task("base-again", tiny.on(None))) == base
     long = msgspec.structs.replace(tiny.on(tiny.second), num_inference_steps=500)
     driver.loop.submit(_task("long", long))
     driver.until(StepDone)
     driver.loop.cancel("long")
     driver.until(TaskCancelled)
-    assert _picture(driver, _task("base at last", tiny.on(None))) == base
-    assert _picture(driver, _task("adapted at last", tiny.on(tiny.first))) == adapted
+    assert _picture(driver, _task("base-at-last", tiny.on(None))) == base
+    assert _picture(driver, _task("adapted-at-last", tiny.on(tiny.first))) == adapted
 
 
 def test_a_paused_task_has_its_adapter_again_when_it_goes_on(driver: Driver, tiny: Adapted) -> None:

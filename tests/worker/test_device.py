@@ -106,7 +106,7 @@ def test_split_task_hands_over(driver: Driver, model: Model) -> None:
     whole = driver.store.get(driver.until(TaskDone).output)
     handoff = None
     for stage in STAGES:
-        driver.loop.submit(make_task(f"t-{stage}", stage, handoff=handoff))
+        driver.loop.submit(make_task(f"t{STAGES.index(stage)}", stage, handoff=handoff))
         handoff = driver.until(TaskDone).output
     assert handoff is not None
     assert driver.store.get(handoff) == whole

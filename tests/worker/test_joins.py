@@ -71,7 +71,7 @@ def _picture(driver: Driver, message: Terminal) -> np.ndarray[Any, np.dtype[np.i
 
 def _alone(driver: Driver, task: RunTask) -> bytes:
     """The picture's file of a job that shares no call."""
-    renamed = msgspec.structs.replace(task, task_id=f"{task.task_id} alone", joins=None)
+    renamed = msgspec.structs.replace(task, task_id=f"{task.task_id}-alone", joins=None)
     driver.loop.submit(renamed)
     return driver.store.get(driver.until(TaskDone).output)
 
