@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import enum
 import logging
+from collections import deque
+
+import msgspec
 
 from gateway.errors import DeadlineMissed
 from gateway.fleet import Worker, WorkerState
@@ -15,10 +18,13 @@ from gateway.slip import SLIP, Slip
 from gateway.tasks import Task
 from gateway.timings import times_s
 from pipelines.graph import Stage
-from planner.types import Evict, Load, Pause, Run
+from planner.types import Evict, Load, Pause, Reason, Run
 from wire.to_gateway import StageDone
 
 log = logging.getLogger(__name__)
+
+MAX_EFFECTS = 50
+"""How many of the last effects are kept to be looked at."""
 
 
 class Retry(enum.StrEnum):
@@ -31,12 +37,26 @@ class Retry(enum.StrEnum):
     PAUSED = "paused"
 
 
+class CarriedOut(msgspec.Struct, frozen=True):
+    """An effect of the planner: "run", "load", "evict" or "pause". `model` where it is of one model."""
+
+    effect: str
+    worker: str
+    model: str | None
+    stages: tuple[str, ...]
+    job: str | None
+    reason: Reason
+    detail: str
+    at_s: float
+
+
 class Accounts:
     """Writes to the log, to `journal` and to `metrics`. Prompts go to none of them."""
 
     def __init__(self, journal: Journal, metrics: Metrics) -> None:
         self.metrics = metrics
         self._journal = journal
+        self.effects: deque[CarriedOut] = deque(maxlen=MAX_EFFECTS)
         self._slips: dict[str, Slip] = {}
 
     def request_began(self, request: Request) -> None:
@@ -80,35 +100,22 @@ class Accounts:
 
     def effect(self, effect: Run | Load | Evict | Pause, at_s: float) -> None:
         """An effect of the planner was carried out."""
-        kind = type(effect).__name__.lower()
-        self.metrics.effects.labels(kind, str(effect.reason)).inc()
-        if isinstance(effect, Pause):
-            log.debug("%s: pause %s (%s: %s)", effect.worker, effect.job, effect.reason, effect.detail)
-            self._journal.record(
-                "pause",
-                worker=effect.worker,
-                job=effect.job,
-                reason=effect.reason,
-                detail=effect.detail,
-                at_s=at_s,
-            )
-            return
-        if isinstance(effect, Run):
-            worker, job, detail = effect.workers[0], effect.jobs[0], ""
-            log.debug("%s: run %s of %s (%s)", worker, "+".join(effect.stages), job, effect.reason)
-        else:
-            worker, job, detail = effect.worker, None, effect.detail
-            log.info("%s: %s %s (%s: %s)", worker, kind, ", ".join(effect.stages), effect.reason, detail)
-        self._journal.record(
-            "effect",
-            effect=kind,
-            worker=worker,
-            stages=effect.stages,
-            job=job,
-            reason=effect.reason,
-            detail=detail,
-            at_s=at_s,
+        told = _carried_out(effect, at_s)
+        self.effects.append(told)
+        self.metrics.effects.labels(told.effect, str(told.reason)).inc()
+        log.log(
+            logging.INFO if isinstance(effect, Load | Evict) else logging.DEBUG,
+            "%s: %s %s (%s%s)",
+            told.worker,
+            told.effect,
+            ", ".join(told.stages) + (f" of {told.job}" if told.job else ""),
+            told.reason,
+            f": {told.detail}" if told.detail else "",
         )
+        fields = msgspec.structs.asdict(told)
+        if isinstance(effect, Pause):
+            del fields["effect"], fields["stages"]
+        self._journal.record("pause" if isinstance(effect, Pause) else "effect", **fields)
 
     def request_ended(self, request: Request) -> None:
         """Accepted or refused, the request has its outcome."""
@@ -166,3 +173,15 @@ class Accounts:
         self.metrics.kills.labels(worker.worker_id).inc()
         log.error("%s is killed: %s", worker.worker_id, reason)
         self._journal.record("kill", worker=worker.worker_id, reason=reason, at_s=at_s)
+
+
+def _carried_out(effect: Run | Load | Evict | Pause, at_s: float) -> CarriedOut:
+    why, kind = effect.reason, type(effect).__name__.lower()
+    match effect:
+        case Run():
+            return CarriedOut(kind, effect.workers[0], None, effect.stages, effect.jobs[0], why, "", at_s)
+        case Pause():
+            return CarriedOut(kind, effect.worker, None, (), effect.job, why, effect.detail, at_s)
+        case Load() | Evict():
+            held = effect.model, effect.stages
+            return CarriedOut(kind, effect.worker, *held, None, why, effect.detail, at_s)
