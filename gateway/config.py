@@ -43,6 +43,10 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True):
     as much longer. Encode results of up to `encode_cache_bytes` are kept for later requests, 0 for none.
     `decode_memory_bytes` bounds what one decode may take, in tiles if need be; None for no bound.
 
+    Weights are kept in host memory once for all workers, up to `host_weights_bytes`: 0 for none, None for
+    half of what shared memory has free. A worker holds weights of up to `worker_memory_bytes`, None for no
+    bound.
+
     Pictures asked for as URLs are kept in the folder `files` for `file_ttl_s`, up to `files_bytes` of them;
     None for a folder that ends with the gateway. The URLs begin with `public_url`, or else with what the
     client called this server.
@@ -69,6 +73,8 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True):
     checkpoint_every: int = 8
     encode_cache_bytes: int = 64 * 1024**2
     decode_memory_bytes: int | None = None
+    host_weights_bytes: int | None = None
+    worker_memory_bytes: int | None = None
     files: Path | None = None
     files_bytes: int = 1024**3
     file_ttl_s: float = 3600.0
@@ -106,10 +112,11 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True):
         _at_least_one("max_start_failures", self.max_start_failures)
         if self.public_url is not None and not _BASE_URL.fullmatch(self.public_url):
             raise ConfigRefused("public_url", f"{self.public_url!r} is not like https://pictures.example.org")
-        if self.decode_memory_bytes is not None:
-            _at_least_one("decode_memory_bytes", self.decode_memory_bytes)
-        for name in ("checkpoint_every", "encode_cache_bytes"):
-            if getattr(self, name) < 0:
+        for name in ("decode_memory_bytes", "worker_memory_bytes"):
+            if getattr(self, name) is not None:
+                _at_least_one(name, getattr(self, name))
+        for name in ("checkpoint_every", "encode_cache_bytes", "host_weights_bytes"):
+            if (getattr(self, name) or 0) < 0:
                 raise ConfigRefused(name, f"{getattr(self, name)} is less than 0")
         for name in self.__struct_fields__:
             if name.endswith("_s"):

@@ -100,6 +100,12 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("encode_cache_bytes", "N", "encode results kept for later requests, 0 for none"),
     Setting("decode_memory_bytes", "N", "bound of one decode: what would need more is decoded in tiles"),
     Setting(
+        "host_weights_bytes",
+        "N",
+        "weights kept in host memory once for all workers, 0 for none (half of what shared memory has free)",
+    ),
+    Setting("worker_memory_bytes", "N", "bound of the weights that a worker holds"),
+    Setting(
         "files", "DIR", "where pictures asked for as URLs are kept (a folder that ends with the gateway)"
     ),
     Setting("files_bytes", "N", "bound of those"),

@@ -39,8 +39,25 @@ class Listener(Protocol):
     def worker_given_up(self, worker_id: str, reason: str) -> None: ...
 
 
-def worker_command(*, endpoint: str, handoff: Path, capacity_bytes: int) -> Command:
-    """How a real worker is started. A GPU worker sees its GPU only, as cuda:0."""
+def worker_command(
+    *,
+    endpoint: str,
+    handoff: Path,
+    capacity_bytes: int,
+    host_weights: Path | None = None,
+    host_weights_bytes: int = 0,
+    memory_bytes: int | None = None,
+) -> Command:
+    """How a real worker is started. A GPU worker sees its GPU only, as cuda:0.
+
+    `host_weights`: where weights are kept for all workers, None for nowhere. `memory_bytes`: bound of the
+    weights of one, None for none.
+    """
+    weights: tuple[str, ...] = ()
+    if host_weights is not None:
+        weights += ("--host-weights", str(host_weights), "--host-weights-bytes", str(host_weights_bytes))
+    if memory_bytes is not None:
+        weights += ("--memory-bytes", str(memory_bytes))
 
     def command(spec: WorkerSpec) -> Sequence[str]:
         return (
@@ -51,6 +68,7 @@ def worker_command(*, endpoint: str, handoff: Path, capacity_bytes: int) -> Comm
             *("--endpoint", endpoint),
             *("--handoff", str(handoff)),
             *("--capacity-bytes", str(capacity_bytes)),
+            *weights,
         )
 
     return command
@@ -156,7 +174,9 @@ class Supervisor:
                 self._listener.worker_given_up(worker_id, reason)
                 return
             self._n_restarts[worker_id] += 1
-            await self._pause(self._backoff_s[min(n_failures, len(self._backoff_s)) - 1])
+            delay_s = self._backoff_s[min(n_failures, len(self._backoff_s)) - 1]
+            log.info("%s is started again in %g s: end %d in a row", worker_id, delay_s, n_failures)
+            await self._pause(delay_s)
 
     async def _pause(self, delay_s: float) -> None:
         with contextlib.suppress(TimeoutError):

@@ -21,6 +21,7 @@ from wire.errors import AlreadyRunning, NotPrivate
 
 _LOCK = "lock"
 _PREFIX = "triptych-"
+SHARED_MEMORY = Path("/dev/shm")
 
 
 def node_name() -> str:
@@ -30,11 +31,17 @@ def node_name() -> str:
 
 def runtime_root(capacity_bytes: int) -> Path:
     """Shared memory if it has room for `capacity_bytes`, else the folder for temporary files."""
-    shared_memory = Path("/dev/shm")
     with contextlib.suppress(OSError):
-        if shutil.disk_usage(shared_memory).free >= capacity_bytes and os.access(shared_memory, os.W_OK):
-            return shared_memory
+        if shutil.disk_usage(SHARED_MEMORY).free >= capacity_bytes and os.access(SHARED_MEMORY, os.W_OK):
+            return SHARED_MEMORY
     return Path(tempfile.gettempdir())
+
+
+def spare_bytes(root: Path, taken_bytes: int) -> int:
+    """Half of the memory that is free in `root` beside `taken_bytes`; 0 if it is no shared memory."""
+    if root != SHARED_MEMORY:
+        return 0
+    return max(0, shutil.disk_usage(root).free - taken_bytes) // 2
 
 
 class RuntimeFolder:

@@ -32,8 +32,8 @@ def _parse(argv: list[str] | None) -> WorkerConfig:
     parser.add_argument("--endpoint", required=True, help="where the gateway's ROUTER is bound")
     parser.add_argument("--handoff", type=Path, required=True, help="folder of the handoff store")
     parser.add_argument("--capacity-bytes", type=int, required=True, help="bound of the handoff store")
-    parser.add_argument("--host-weights", type=Path, required=True, help="folder of the node's host copies")
-    parser.add_argument("--host-weights-bytes", type=int, default=0, help="bound of the host copies; 0: none")
+    parser.add_argument("--host-weights", type=Path, help="folder of the node's host copies (default: none)")
+    parser.add_argument("--host-weights-bytes", type=int, default=0, help="bound of the host copies")
     parser.add_argument("--memory-bytes", type=int, help="bound of the weights held (default: none)")
     return WorkerConfig(**vars(parser.parse_args(argv)))
 

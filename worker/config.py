@@ -10,7 +10,7 @@ from pathlib import Path
 class WorkerConfig:
     """What the supervisor tells a worker. `device` is "cpu" or "cuda:N"; `threads` are for a CPU.
 
-    `host_weights`: the node's folder of host copies, of `host_weights_bytes` in sum, 0 for none.
+    `host_weights`: the node's folder of host copies, of `host_weights_bytes` in sum, None for none.
     `memory_bytes`: bound of the weights that the worker holds, None for none.
     """
 
@@ -20,6 +20,6 @@ class WorkerConfig:
     endpoint: str
     handoff: Path
     capacity_bytes: int
-    host_weights: Path
+    host_weights: Path | None = None
     host_weights_bytes: int = 0
     memory_bytes: int | None = None

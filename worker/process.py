@@ -50,7 +50,8 @@ async def serve(config: WorkerConfig) -> None:
         with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(outbox.put_nowait, message)
 
-    host = HostFolder(config.host_weights, config.host_weights_bytes) if config.host_weights_bytes else None
+    folder = config.host_weights
+    host = None if folder is None else HostFolder(folder, config.host_weights_bytes)
     device_loop = DeviceLoop(device, store, emit, Components(device, host, config.memory_bytes))
     with WorkerSocket(config.endpoint, worker=config.worker_id) as link:
         await link.send(_hello(config, device.type))

@@ -29,6 +29,8 @@ WORKER = WorkerSpec(worker_id="cpu-0", device="cpu", threads=1)
         ("checkpoint_every", -1),
         ("encode_cache_bytes", -1),
         ("decode_memory_bytes", 0),
+        ("worker_memory_bytes", 0),
+        ("host_weights_bytes", -1),
         ("drain_timeout_s", 0.0),
         ("mix_window_s", float("nan")),
         ("min_dwell_s", float("inf")),

@@ -184,6 +184,16 @@ def test_what_a_real_worker_is_started_with(tmp_path: Path) -> None:
     assert "-m worker --worker-id gpu-3 --device cuda:0 --threads 2 --endpoint ipc:///x" in line
     assert line.endswith(f"--handoff {tmp_path} --capacity-bytes 5")
     assert " --device cpu " in " ".join(command(SPEC))
+    bounded = worker_command(
+        endpoint="ipc:///x",
+        handoff=tmp_path,
+        capacity_bytes=5,
+        host_weights=tmp_path / "weights",
+        host_weights_bytes=7,
+        memory_bytes=9,
+    )
+    weights = f"--host-weights {tmp_path / 'weights'} --host-weights-bytes 7 --memory-bytes 9"
+    assert " ".join(bounded(gpu)) == f"{line} {weights}"
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from wire.errors import AlreadyRunning, NotPrivate
-from wire.runtime import RuntimeFolder, runtime_root
+from wire.runtime import SHARED_MEMORY, RuntimeFolder, runtime_root, spare_bytes
 
 
 def test_it_is_private_and_gone_at_the_end(tmp_path: Path) -> None:
@@ -92,3 +93,10 @@ def test_a_sibling_that_is_about_to_start_is_left_alone(tmp_path: Path) -> None:
 def test_the_root_has_room() -> None:
     assert runtime_root(1).is_dir()
     assert runtime_root(1 << 60) != Path("/dev/shm")
+
+
+def test_only_memory_has_bytes_to_spare(tmp_path: Path) -> None:
+    assert spare_bytes(tmp_path, 0) == 0
+    free_bytes = shutil.disk_usage(SHARED_MEMORY).free
+    assert 0 < spare_bytes(SHARED_MEMORY, 0) <= free_bytes
+    assert spare_bytes(SHARED_MEMORY, 2 * free_bytes) == 0
