@@ -31,6 +31,7 @@ Usage: ./launch.sh COMMAND [flags]
   demo     show what the server does, on this machine, in a few minutes
   test     run the test suite
   models   list the models that can be served, or check one
+  keys     make, list and remove API keys
 
 ./launch.sh COMMAND --help tells a command's flags. The first run makes .venv in the checkout.
 
@@ -48,6 +49,24 @@ help_workers() {
   --cpu N        N workers on the CPU
                  with neither: all GPUs there are, else 2 CPU workers (1 on a single core)
   --model NAME   the model (default: triptych-emoji; ./launch.sh models lists them)
+TEXT
+}
+
+help_keys() {
+  cat <<'TEXT'
+Usage: ./launch.sh keys add NAME --api-keys FILE [flags]
+       ./launch.sh keys list | remove NAME --api-keys FILE
+
+  add NAME       makes a key and prints it, this once; FILE keeps its hash. --admin, --days N and
+                 --max-in-flight N say what it may do
+  list           the names and what they may do
+  remove NAME    the key holds no longer, also for a server that runs
+
+TEXT
+  help_python
+  cat <<'TEXT'
+
+Arguments go to `python -m gateway keys`; `./launch.sh keys -- --help` lists them.
 TEXT
 }
 
@@ -73,7 +92,8 @@ TEXT
   help_python
   cat <<'TEXT'
 
-Other flags go to `python -m gateway`; `./launch.sh serve -- --help` lists them.
+Other flags go to `python -m gateway`; `./launch.sh serve -- --help` lists them. What they set can also
+be set in a file (--config FILE) and by variables (TRIPTYCH_PORT and so on). --model may be repeated.
 TEXT
 }
 
@@ -187,8 +207,15 @@ parse_arguments() {
     [[ -n $value ]] || die "$EXIT_USAGE" "$flag needs a value"
     case $flag in
       --python) given_python=$value ;;
-      --model) model=$value ;;
-      --host) host=$value ;;
+      --model)
+        # the first that is given takes the place of the default one; a demo has one model
+        if ((models_given)) && [[ $command == serve ]]; then models+=("$value"); else models=("$value"); fi
+        models_given=1
+        ;;
+      --host)
+        host=$value
+        given+=(--host "$host")
+        ;;
       --gpus)
         gpus=()
         parse_gpus "$value"
@@ -202,9 +229,13 @@ parse_arguments() {
           die "$EXIT_USAGE" "--port wants a number from 0 to 65535, not '$value'"
         fi
         port=$((10#$value))
+        given+=(--port "$port")
         ;;
     esac
   done
+  if ((models_given)); then
+    for value in "${models[@]}"; do given+=(--model "$value"); done
+  fi
   ((${#gpus[@]} == 0 || cpu_workers == 0)) ||
     die "$EXIT_USAGE" "--gpus and --cpu exclude each other: a server's workers are all of one kind"
 }
@@ -510,10 +541,40 @@ choose_workers() {
   say "no GPU found: $cpu_workers CPU $( ((cpu_workers == 1)) && printf worker || printf workers) (--cpu chooses)"
 }
 
+# Does a file or a variable set what the gateway serves?
+is_configured() {
+  local word
+  [[ -z $(compgen -e TRIPTYCH_) ]] || return 0
+  for word in "${rest[@]}"; do
+    [[ $word != --config && $word != --config=* ]] || return 0
+  done
+  return 1
+}
+
+# Asks the gateway what holds in the end, and takes from its answer what is checked here.
+take_configuration() {
+  local answer name part
+  answer=$("$python" -m gateway --check-config "${given[@]}" "${workers[@]}" "${rest[@]}") || exit
+  answer=$'\n'$answer
+  [[ $answer =~ $'\nhost = "'([^\"]*) ]] && host=${BASH_REMATCH[1]}
+  [[ $answer =~ $'\nport = '([0-9]+) ]] && port=${BASH_REMATCH[1]}
+  for name in models catalogues; do
+    [[ $answer =~ $'\n'$name' = ['([^$'\n']*)']' ]] || continue
+    part=${BASH_REMATCH[1]}
+    [[ $name == models ]] && models=()
+    while [[ $part =~ ^\"([^\"]*)\"(, )?(.*)$ ]]; do
+      part=${BASH_REMATCH[3]}
+      if [[ $name == models ]]; then models+=("${BASH_REMATCH[1]}"); else catalogues+=(--catalogue "${BASH_REMATCH[1]}"); fi
+    done
+  done
+  # what is set has its source behind it
+  [[ $answer =~ $'\n'(gpus|cpu)' = '[^$'\n']*'  # ' ]] && devices_are_set=1
+}
+
 # Leaves the further catalogues of the command line, which hold models that the built-in one does not, in
 # `catalogues`.
-check_model() {
-  local names index
+check_models() {
+  local names index model
   for ((index = 0; index < ${#rest[@]}; index++)); do
     case ${rest[index]} in
       --catalogue) catalogues+=(--catalogue "${rest[index + 1]-}") ;;
@@ -521,13 +582,27 @@ check_model() {
     esac
   done
   names=$("$python" -m pipelines names "${catalogues[@]}") || die 1 "the catalogue of models cannot be read"
-  [[ $'\n'$names$'\n' == *$'\n'"$model"$'\n'* ]] ||
-    die "$EXIT_MODEL" "there is no model '$model'; known: ${names//$'\n'/, }"
+  for model in "${models[@]}"; do
+    [[ $'\n'$names$'\n' == *$'\n'"$model"$'\n'* ]] ||
+      die "$EXIT_MODEL" "there is no model '$model'; known: ${names//$'\n'/, }"
+  done
+}
+
+# Sets `workers` from `gpus` and `cpu_workers`.
+name_workers() {
+  local list
+  if ((cpu_workers)); then
+    workers=(--cpu "$cpu_workers")
+  elif ((${#gpus[@]})); then
+    printf -v list '%s,' "${gpus[@]}"
+    workers=(--gpus "${list%,}")
+  fi
 }
 
 run_server_command() {
-  local count workers list
-  if [[ $command == serve ]]; then
+  local count workers=() configured=0 devices_are_set=0 model
+  [[ $command == serve ]] && is_configured && configured=1
+  if [[ $command == serve ]] && ((! configured)); then
     # before an install of minutes, not after it
     if [[ -n $given_python ]]; then
       check_address "$python"
@@ -546,22 +621,32 @@ run_server_command() {
     if ((${#gpus[@]})) || [[ -e /dev/nvidiactl && cpu_workers -eq 0 ]]; then count=$(torch_gpus); else count=0; fi
     check_gpus "$count"
   fi
-  check_model
-  choose_workers "$count"
-  if ((cpu_workers)); then
-    workers=(--cpu "$cpu_workers")
-  else
-    printf -v list '%s,' "${gpus[@]}"
-    workers=(--gpus "${list%,}")
+  name_workers
+  if ((configured)); then
+    take_configuration
+    check_address "$python"
+  fi
+  check_models
+  if ((! devices_are_set)); then
+    choose_workers "$count"
+    name_workers
   fi
   if ((check_first)); then
-    "$python" -m worker.check "$model" "${catalogues[@]}" ||
-      die "$EXIT_CHECK" "the model '$model' failed its check and is not served"
+    for model in "${models[@]}"; do
+      "$python" -m worker.check "$model" "${catalogues[@]}" ||
+        die "$EXIT_CHECK" "the model '$model' failed its check and is not served"
+    done
+  fi
+  if ((configured)); then
+    # nothing but what was given, so that the gateway can say where each setting is from
+    exec "$python" -m gateway "${given[@]}" "${workers[@]}" "${rest[@]}"
   fi
   if [[ $command == serve ]]; then
-    exec "$python" -m gateway --host "$host" --port "$port" --model "$model" "${workers[@]}" "${rest[@]}"
+    given=(--host "$host" --port "$port")
+    for model in "${models[@]}"; do given+=(--model "$model"); done
+    exec "$python" -m gateway "${given[@]}" "${workers[@]}" "${rest[@]}"
   fi
-  exec "$python" -m bench demo "${workers[@]}" --model "$model" "${rest[@]}"
+  exec "$python" -m bench demo "${workers[@]}" --model "${models[0]}" "${rest[@]}"
 }
 
 run_tests() {
@@ -593,14 +678,19 @@ run_models() {
   exec "$python" -m pipelines "${rest[@]}"
 }
 
+run_keys() {
+  [[ -n $given_python ]] || use_venv bench
+  exec "$python" -m gateway keys "${rest[@]}"
+}
+
 main() {
   local script
   script=$(readlink -f -- "${BASH_SOURCE[0]}") || exit 1
   root=$(dirname -- "$script")
   venv=$root/.venv
   python='' base_python='' output=''
-  given_python='' host=127.0.0.1 port=8000 cpu_workers=0 model=triptych-emoji gpus=() rest=()
-  catalogues=() check_first=0
+  given_python='' host=127.0.0.1 port=8000 cpu_workers=0 models=(triptych-emoji) models_given=0 gpus=() rest=()
+  catalogues=() given=() check_first=0
   (($#)) || set -- --help
   command=$1
   shift
@@ -609,9 +699,11 @@ main() {
       help_overall
       exit 0
       ;;
-    serve | demo | test | models) ;;
-    -*) die "$EXIT_USAGE" "a command comes first (serve, demo, test, models), not '$command'; see ./launch.sh --help" ;;
-    *) die "$EXIT_USAGE" "unknown command '$command': serve, demo, test or models; see ./launch.sh --help" ;;
+    serve | demo | test | models | keys) ;;
+    -*)
+      die "$EXIT_USAGE" "a command comes first (serve, demo, test, models, keys), not '$command'; see ./launch.sh --help"
+      ;;
+    *) die "$EXIT_USAGE" "unknown command '$command': serve, demo, test, models or keys; see ./launch.sh --help" ;;
   esac
   parse_arguments "$@"
   # The checkout is on the path and the current directory is not, so that files named on the command line
@@ -622,6 +714,7 @@ main() {
     serve | demo) run_server_command ;;
     test) run_tests ;;
     models) run_models ;;
+    keys) run_keys ;;
   esac
 }
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from tests.launch.checkout import ROOT, Checkout
+from tests.launch.checkout import PROGRAM, ROOT, Checkout
 
-COMMANDS = ("serve", "demo", "test", "models")
+COMMANDS = ("serve", "demo", "test", "models", "keys")
 HERE = ("--python", sys.executable)
 
 
@@ -80,7 +80,7 @@ def test_help_tells_every_exit_code(checkout: Checkout) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("fly",), ("unknown command 'fly'", "serve, demo, test or models")),
+        (("fly",), ("unknown command 'fly'", "serve, demo, test, models or keys")),
         (("--cpu", "2"), ("a command comes first", "--cpu")),
         (("serve", "--gpus", "0", "--cpu", "2"), ("--gpus and --cpu exclude each other",)),
         (("serve", "--gpus", "2-1"), ("2-1 runs backwards",)),
@@ -132,6 +132,67 @@ def test_other_flags_are_passed_on_in_their_order(checkout: Checkout) -> None:
         *("--model", "other-model", "--cpu", "1"),
         *expected,
     ]
+
+
+def test_serve_takes_several_models(checkout: Checkout) -> None:
+    flags = ("--cpu", "1", "--port", "0", "--model", "other-model", "--model", "triptych-emoji")
+    run = checkout.launch("serve", *flags, *HERE)
+    assert told(run)["arguments"][4:8] == ["--model", "other-model", "--model", "triptych-emoji"]
+    run = checkout.launch("serve", *flags, "--model", "third", *HERE)
+    assert_one_line(run, 18, "no model 'third'")
+
+
+# Answers what the real gateway does, in short.
+CONFIGURED = """
+import sys
+if "--check-config" in sys.argv:
+    if "--fail" in sys.argv:
+        raise SystemExit("gateway: file f.toml: prot: there is no such setting")
+    print('host = "127.0.0.1"\\nport = PORT  # file f.toml')
+    print('models = ["other-model", "triptych-emoji"]  # file f.toml\\ncatalogues = ["c.toml"]')
+    print("# gpus is not set\\ncpu = 2" + DEVICES)
+    raise SystemExit
+"""
+
+
+def configure(checkout: Checkout, *, port: int = 0, devices: str = "  # file f.toml") -> None:
+    text = CONFIGURED.replace("PORT", str(port)).replace("DEVICES", repr(devices))
+    (checkout.root / "gateway" / "__main__.py").write_text(text + PROGRAM)
+
+
+def test_a_configured_gateway_is_given_what_the_command_line_says_and_no_more(checkout: Checkout) -> None:
+    configure(checkout)
+    run = checkout.launch("serve", "--config", "f.toml", *HERE)
+    assert told(run)["arguments"] == ["--config", "f.toml"]
+    assert run.stderr == ""
+    run = checkout.launch("serve", "--port", "0", "--cpu", "3", *HERE, environment={"TRIPTYCH_CPU": "2"})
+    assert told(run)["arguments"] == ["--port", "0", "--cpu", "3"]
+    configure(checkout, devices="")
+    run = checkout.launch("serve", "--config=f.toml", "--model", "other-model", *HERE)
+    arguments = told(run)["arguments"]
+    assert arguments[:3] == ["--model", "other-model", "--cpu"]
+    assert arguments[4:] == ["--config=f.toml"]
+    assert "no GPU found" in run.stderr
+
+
+def test_what_is_configured_is_checked_like_what_is_given(checkout: Checkout, busy_port: int) -> None:
+    configure(checkout, port=busy_port)
+    assert_one_line(
+        checkout.launch("serve", "--config", "f.toml", *HERE), 16, f"port {busy_port} on 127.0.0.1 is in use"
+    )
+    configure(checkout)
+    run = checkout.launch("serve", "--config", "f.toml", "--fail", *HERE)
+    assert_one_line(run, 1, "file f.toml: prot: there is no such setting")
+    (checkout.root / "pipelines" / "__main__.py").write_text("import sys\nprint('seen', *sys.argv[2:])\n")
+    run = checkout.launch("serve", "--config", "f.toml", *HERE)
+    assert_one_line(run, 18, "no model 'other-model'", "known: seen --catalogue c.toml")
+
+
+def test_keys_go_to_the_gateway(checkout: Checkout, tmp_path: Path) -> None:
+    answer = told(checkout.launch("keys", *HERE, "add", "alice", "--api-keys", "k.toml", cwd=tmp_path))
+    assert answer["program"] == "gateway.__main__"
+    assert answer["arguments"] == ["keys", "add", "alice", "--api-keys", "k.toml"]
+    assert answer["folder"] == str(tmp_path)
 
 
 def test_demo_starts_the_bench(checkout: Checkout) -> None:
