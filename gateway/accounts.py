@@ -57,6 +57,7 @@ class Accounts:
         self.metrics = metrics
         self._journal = journal
         self.effects: deque[CarriedOut] = deque(maxlen=MAX_EFFECTS)
+        metrics.watch_journal(journal)
         self._slips: dict[str, Slip] = {}
 
     def request_began(self, request: Request) -> None:
@@ -134,6 +135,7 @@ class Accounts:
         self._journal.record(
             "request",
             request=request.request_id,
+            model=model,
             outcome=request.outcome,
             status=status,
             code=None if error is None else error.code,
@@ -167,6 +169,11 @@ class Accounts:
         """Its process ended unasked; that it is dead is told by `worker_changed`."""
         log.warning("%s ended: %s", worker.worker_id, reason)
         self.metrics.restarts.labels(worker.worker_id).inc()
+
+    def model_changed(self, model: str, status: str, reason: str, at_s: float) -> None:
+        """A model is in another state now, or gone."""
+        log.info("%s is %s%s", model, status, f": {reason}" if reason else "")
+        self._journal.record("model", model=model, status=status, reason=reason, at_s=at_s)
 
     def worker_killed(self, worker: Worker, reason: str, at_s: float) -> None:
         """It is silent, stuck or wrong, and is about to be ended."""

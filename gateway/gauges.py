@@ -12,6 +12,7 @@ from gateway.encodes import EncodeCache
 from gateway.fleet import Fleet, WorkerState
 from gateway.handoffs import Handoffs as Store
 from gateway.jobs import JobBook
+from gateway.journal import Journal
 from gateway.lifecycle import State
 from gateway.logs import n_dropped_lines
 from planner.types import StageKey
@@ -151,4 +152,16 @@ class Lines(Collector):
             "triptych_log_dropped_lines",
             "Lines of the log for which there was no room",
             value=n_dropped_lines(),
+        )
+
+
+class JournalLines(Collector):
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+
+    def collect(self) -> Iterator[Metric]:
+        yield CounterMetricFamily(
+            "triptych_journal_dropped_lines",
+            "Lines of the journal that were not written",
+            value=self._journal.statistics()["dropped"],
         )

@@ -7,10 +7,12 @@ Written by a thread: the event loop only puts a line in a bounded queue. Events,
 - "effect": effect ("run", "load", "evict"), worker, model (null for a run), stages, job (of a run), reason,
   detail, at_s
 - "pause": worker, model (null), job, reason, detail, at_s
-- "request": request, outcome, status, n, size, steps, times_s, deadline_s (from arrival), deadline_met,
-  exactness, at_s
+- "request": request, model, outcome, status, code, n, size, steps, times_s, deadline_s (from arrival),
+  deadline_met, exactness, at_s
+- "model": model, status, reason, at_s
 - "worker": worker, state, reason (why a dead one is that), at_s
 - "kill": worker, reason, at_s (it is silent, stuck or wrong)
+- "model": model, status ("gone" once it is unloaded), reason, at_s
 
 Times are seconds of the node's monotonic clock, `times_s` are durations.
 """
@@ -21,9 +23,10 @@ import json
 import logging
 import queue
 import threading
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any
 
 from gateway.errors import ConfigRefused
 
@@ -37,16 +40,17 @@ class Journal:
 
     def __init__(self, file: Path | None) -> None:
         self._path = file
-        self._file: BinaryIO | None = None
+        self._file: FileIO | None = None
         self._lines: queue.Queue[dict[str, Any] | None] = queue.Queue(_MAX_LINES)
         self._thread = threading.Thread(target=self._write, name="journal", daemon=True)
-        self._n_dropped = 0
+        self._n_dropped = 0  # by whoever records
+        self._n_lost = 0  # by the thread
 
     def __enter__(self) -> Journal:
         """Raises `ConfigRefused` if the file cannot be written."""
         if self._path is not None:
             try:
-                self._file = open(self._path, "ab")
+                self._file = open(self._path, "ab", buffering=0)
             except OSError as error:
                 raise ConfigRefused("journal", f"{self._path} cannot be written: {error.strerror}") from error
             self._thread.start()
@@ -72,14 +76,17 @@ class Journal:
 
     def statistics(self) -> dict[str, int]:
         """Lines that wait to be written, and lines that were dropped."""
-        return {"waiting": self._lines.qsize(), "dropped": self._n_dropped}
+        return {"waiting": self._lines.qsize(), "dropped": self._n_dropped + self._n_lost}
 
     def _write(self) -> None:
         assert self._file is not None
+        failing = False
         while (line := self._lines.get()) is not None:
             try:
                 self._file.write(json.dumps(line, separators=(",", ":")).encode() + b"\n")
-                if self._lines.empty():
-                    self._file.flush()
+                failing = False
             except OSError as error:
-                log.error("journal: %s", error.strerror)
+                if not failing:
+                    log.error("journal: lines are lost: %s", error.strerror)
+                failing = True
+                self._n_lost += 1

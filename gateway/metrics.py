@@ -18,9 +18,10 @@ from prometheus_client import (
 
 from gateway.encodes import EncodeCache
 from gateway.fleet import Fleet
-from gateway.gauges import Encodes, Handoffs, Lines, Queue, StoreBytes, Workers
+from gateway.gauges import Encodes, Handoffs, JournalLines, Lines, Queue, StoreBytes, Workers
 from gateway.handoffs import Handoffs as Store
 from gateway.jobs import JobBook
+from gateway.journal import Journal
 from gateway.version import VERSION
 from wire.codec import PROTOCOL_VERSION
 
@@ -110,6 +111,9 @@ class Metrics:
         """Show the gauges of these."""
         for collector in (Queue(fleet, book), Workers(fleet), Encodes(encodes), Handoffs(handoffs), Lines()):
             self.registry.register(collector)
+
+    def watch_journal(self, journal: Journal) -> None:
+        self.registry.register(JournalLines(journal))
 
     def render(self, store_bytes: int) -> bytes:
         """Prometheus' text format, version 0.0.4. `store_bytes`: bytes now in the handoff store."""
