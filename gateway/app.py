@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 
 import msgspec
 from aiohttp import web
@@ -25,10 +24,10 @@ from gateway.errors import (
 from gateway.files import FileStore
 from gateway.health import health, metrics, ready
 from gateway.images import post_images
-from gateway.keys import CREATED, ENGINE, FILES, OPENAPI, REQUEST_ID
+from gateway.keys import ENGINE, FILES, OPENAPI, REQUEST_ID
 from gateway.loop import Engine
 from gateway.loop_lag import lag_sampled
-from gateway.models import get_model, list_models
+from gateway.models import get_model, list_models, load_model, unload_model
 from gateway.openapi import document, get_openapi
 from gateway.operations import canonical
 from gateway.request_log import told
@@ -41,6 +40,8 @@ ROUTES: tuple[tuple[str, str, Handler, Scope], ...] = (
     ("GET", "/v1/files/{name}", get_file, "public"),
     ("GET", "/v1/models", list_models, "client"),
     ("GET", "/v1/models/{id:.+}", get_model, "client"),
+    ("POST", "/v1/models/{id:.+}", load_model, "admin"),
+    ("DELETE", "/v1/models/{id:.+}", unload_model, "admin"),
     ("GET", "/health", health, "public"),
     ("GET", "/ready", ready, "public"),
     ("GET", "/metrics", metrics, "metrics"),
@@ -82,7 +83,6 @@ def make_app(
     app.cleanup_ctx.append(files.swept)
     app.cleanup_ctx.append(lag_sampled)
     app[OPENAPI] = msgspec.json.encode(document(_SCOPES, with_keys=guard.asks_for_keys))
-    app[CREATED] = int(time.time())
     for method, path, handler, _ in ROUTES:
         app.router.add_route(method, path, handler)
         if method == "GET":

@@ -1,8 +1,9 @@
-"""The planner as the engine holds it: its state, its view of the model, and the configured placement."""
+"""The planner as the engine holds it: its state, its view of the models, and the configured placement."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 
 from gateway.config import GatewayConfig
 from gateway.errors import ConfigRefused
@@ -18,15 +19,25 @@ from wire.generation import Generation
 
 
 class Planner:
-    """Carries the planner's state from one decision to the next."""
+    """Carries the planner's state from one decision to the next. `models` are those that it places."""
 
-    def __init__(self, config: PlannerConfig, graph: StageGraph) -> None:
-        self.model = ModelView(model=graph.model, stages=graph.names, loop_stage=graph.loop_stage)
-        self._state = initial_state(config)
+    def __init__(self, config: GatewayConfig) -> None:
+        self.models: Mapping[str, ModelView] = {}
+        self._config = config
+        self._state = initial_state(_planner_config(config, ()))
 
-    @property
-    def models(self) -> Mapping[str, ModelView]:
-        return {self.model.model: self.model}
+    def join(self, graph: StageGraph) -> None:
+        """Place this model too from now on. Raises `ConfigRefused` if one of its stages is pinned nowhere."""
+        held = {stage for stages in self._state.config.pinned.values() for stage in stages}
+        if isinstance(self._config.placement, dict) and not held.issuperset(graph.names):
+            homeless = ", ".join(stage for stage in graph.names if stage not in held)
+            raise ConfigRefused("placement", f"no worker holds {homeless} of {graph.model}")
+        view = ModelView(model=graph.model, stages=graph.names, loop_stage=graph.loop_stage)
+        self._place({**self.models, graph.model: view})
+
+    def leave(self, model: str) -> None:
+        """Place this model no more. What is known of its cost stays, should it come back."""
+        self._place({name: view for name, view in self.models.items() if name != model})
 
     @property
     def placement(self) -> Placement | None:
@@ -39,12 +50,12 @@ class Planner:
         return effects
 
     def deadline_s(
-        self, stages: tuple[str, ...], shape: Shape, steps: int, now_s: float, terms: Terms
+        self, model: str, stages: tuple[str, ...], shape: Shape, steps: int, now_s: float, terms: Terms
     ) -> float:
         """The absolute deadline of a job that arrives now and needs `stages`."""
         return default_deadline_s(
             self._state.profile,
-            self.model,
+            self.models[model],
             shape,
             steps,
             now_s,
@@ -53,22 +64,27 @@ class Planner:
             stages=stages,
         )
 
-    def measured_s(self, stage: str, shape: Shape) -> float | None:
+    def measured_s(self, model: str, stage: str, shape: Shape) -> float | None:
         """Seconds of `stage` at this very shape, per step of the loop; None if it never ran like that."""
-        records = self._state.profile.records.get((self.model.model, stage), {})
+        records = self._state.profile.records.get((model, stage), {})
         return records[shape].median_s if shape in records else None
 
-    def estimated_s(self, stage: str, shape: Shape) -> float | None:
-        """The same from the nearest shape at which it ever ran; None if it never ran at all."""
-        return self._state.profile.estimate_s(self.model, stage, shape, steps=1)
+    def estimated_s(self, model: str, stage: str, shape: Shape) -> float | None:
+        """The same from the nearest shape at which it ever ran; None if it never ran or is not placed."""
+        view = self.models.get(model)
+        return None if view is None else self._state.profile.estimate_s(view, stage, shape, steps=1)
 
-    def homeless(self, workers: Collection[str]) -> tuple[str, ...]:
-        """Stages that are pinned to none of `workers`. None without a pinned placement."""
+    def homeless(self, model: str, workers: Collection[str]) -> tuple[str, ...]:
+        """Stages of `model` that are pinned to none of `workers`. None without a pinned placement."""
         pinned = self._state.config.pinned
-        if not pinned:
+        if not pinned or model not in self.models:
             return ()
         held = {stage for worker in workers for stage in pinned[worker]}
-        return tuple(stage for stage in self.model.stages if stage not in held)
+        return tuple(stage for stage in self.models[model].stages if stage not in held)
+
+    def _place(self, models: Mapping[str, ModelView]) -> None:
+        self.models = models
+        self._state = replace(self._state, config=_planner_config(self._config, models.values()))
 
 
 def shape_of(generation: Generation, model: Model) -> Shape:
@@ -81,23 +97,24 @@ def shape_of(generation: Generation, model: Model) -> Shape:
     )
 
 
-def planner_config(config: GatewayConfig, graph: StageGraph) -> PlannerConfig:
-    """Raises `ConfigRefused` if a pinned stage is none of the model's or a stage has no worker."""
+def check_placement(config: GatewayConfig, graphs: Collection[StageGraph]) -> None:
+    """Raises `ConfigRefused` if a pinned stage is none of any model's."""
+    if not isinstance(config.placement, dict):
+        return
+    for worker_id, stages in config.placement.items():
+        for stage in stages:
+            if not any(stage in graph.names for graph in graphs):
+                known = "; ".join(f"{graph.model} has {', '.join(graph.names)}" for graph in graphs)
+                raise ConfigRefused("placement", f"{worker_id} is to hold {stage!r}; {known}")
+
+
+def _planner_config(config: GatewayConfig, models: Iterable[ModelView]) -> PlannerConfig:
     pinned: dict[str, tuple[str, ...]] = {}
     if config.placement == "colocated":
-        pinned = {worker.worker_id: graph.names for worker in config.workers}
+        every = tuple(dict.fromkeys(stage for view in models for stage in view.stages))
+        pinned = {worker.worker_id: every for worker in config.workers}
     elif config.placement != "auto":
         pinned = dict(config.placement)
-        for worker_id, stages in pinned.items():
-            for stage in stages:
-                if stage not in graph.names:
-                    known = ", ".join(graph.names)
-                    raise ConfigRefused(
-                        "placement", f"{worker_id} is to hold {stage!r}; {graph.model} has {known}"
-                    )
-        held = {stage for stages in pinned.values() for stage in stages}
-        if homeless := [stage for stage in graph.names if stage not in held]:
-            raise ConfigRefused("placement", f"no worker holds {', '.join(homeless)}")
     return PlannerConfig(
         pinned=pinned,
         mix_window_s=config.mix_window_s,

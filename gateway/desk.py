@@ -9,7 +9,7 @@ from typing import Protocol
 from gateway.accounts import Accounts
 from gateway.decisions import Planner, shape_of
 from gateway.encodes import EncodeCache, encode_key
-from gateway.errors import ApiError, ClientLeft, DeadlineMissed, NotReady, QueueFull, ShuttingDown
+from gateway.errors import ApiError, ClientLeft, DeadlineMissed, QueueFull, ShuttingDown
 from gateway.handoffs import Handoffs
 from gateway.job import Job
 from gateway.jobs import JobBook, Outcome, Request
@@ -21,11 +21,21 @@ from wire.generation import Generation
 
 
 class Floor(Protocol):
-    """Where the tasks run (`gateway.runs.Runs`)."""
+    """Where the tasks run (`gateway.setbacks.Setbacks`)."""
 
     def abandon(self, job: Job) -> None: ...
 
     def handoff_lost(self, job: Job) -> None: ...
+
+
+class Servable(Protocol):
+    """The model of a request (`gateway.served.ServedModel`)."""
+
+    @property
+    def model(self) -> Model: ...
+
+    def opened(self) -> StageGraph:
+        """Its stages. Raises an `ApiError` if it takes no requests now."""
 
 
 class Desk:
@@ -33,7 +43,7 @@ class Desk:
 
     def __init__(
         self,
-        model: Model,
+        planner: Planner,
         book: JobBook,
         handoffs: Handoffs,
         encodes: EncodeCache,
@@ -44,32 +54,32 @@ class Desk:
     ) -> None:
         self.book = book
         self.refusing: ApiError | None = None
-        self._model = model
+        self._planner = planner
         self._handoffs = handoffs
         self._encodes = encodes
         self._accounts = accounts
         self._changed = changed
         self._now_s = clock
-        self._served: tuple[StageGraph, Planner, Floor] | None = None
+        self._floor: Floor | None = None
         self._waiters: dict[str, asyncio.Future[None]] = {}
 
-    def open(self, graph: StageGraph, planner: Planner, floor: Floor) -> None:
-        """The model can be served from now on, if later not at every moment."""
-        self._served = graph, planner, floor
+    def open(self, floor: Floor) -> None:
+        """`floor` is told of jobs that ended and of files that are gone."""
+        self._floor = floor
 
     def refuse(self, error: ApiError) -> None:
         """Answer every new request with `error` from now on; the open ones go on."""
         self.refusing = error
 
     async def generate(
-        self, generations: tuple[Generation, ...], terms: Terms, *, request_id: str
+        self, served: Servable, generations: tuple[Generation, ...], terms: Terms, *, request_id: str
     ) -> Request:
         """All pictures of one request, in order. Raises the request's `ApiError`.
 
         Cancellation ends the request as CANCELLED: waiting jobs at once, running ones at their next step
         boundary, with their handoffs freed. So does its deadline, if `terms` say so.
         """
-        request = self._accept(generations, terms, request_id)
+        request = self._accept(served, generations, terms, request_id)
         waiter = asyncio.get_running_loop().create_future()
         self._waiters[request_id] = waiter
         due = self._end_when_late(request) if terms.drop_if_late else None
@@ -99,6 +109,12 @@ class Desk:
         for request in self.book.open_requests:
             self._end(request, Outcome.CANCELLED, error)
 
+    def end_model(self, model: str, outcome: Outcome, error: ApiError) -> None:
+        """End every open request of `model`, FAILED or CANCELLED."""
+        for request in self.book.open_requests:
+            if request.model == model:
+                self._end(request, outcome, error)
+
     def fail(self, job: Job, error: ApiError) -> None:
         """An open job failed, and with it its request."""
         request = self.book.request_of(job)
@@ -116,8 +132,8 @@ class Desk:
         try:
             picture = await self._handoffs.read(handoff)
         except (HandoffLost, OSError):
-            if job.is_open and self._served is not None:
-                self._served[2].handoff_lost(job)
+            if job.is_open and self._floor is not None:
+                self._floor.handoff_lost(job)
                 self._changed()
             return
         if not job.is_open:
@@ -127,19 +143,19 @@ class Desk:
         if request := self.book.delivered(job, picture, self._now_s()):
             self._settle(request, ())
 
-    def _accept(self, generations: tuple[Generation, ...], terms: Terms, request_id: str) -> Request:
+    def _accept(
+        self, served: Servable, generations: tuple[Generation, ...], terms: Terms, request_id: str
+    ) -> Request:
         if self.refusing is not None:
             raise self.refusing
-        if self._served is None:
-            raise NotReady("the model is not ready yet; /ready says what is missing")
-        graph, planner, _ = self._served
+        graph = served.opened()
         now_s = self._now_s()
         from_loop = graph.names[graph.names.index(graph.loop_stage) :]
         jobs = []
         for index, generation in enumerate(generations):
-            shape = shape_of(generation, self._model)
+            shape = shape_of(generation, served.model)
             steps = generation.num_inference_steps
-            key = encode_key(generation, self._model, graph) if self._encodes.is_on else None
+            key = encode_key(generation, served.model, graph) if self._encodes.is_on else None
             stages = graph.names if key not in self._encodes else from_loop
             jobs.append(
                 Job(
@@ -149,7 +165,7 @@ class Desk:
                     graph=graph,
                     shape=shape,
                     arrived_s=now_s,
-                    deadline_s=planner.deadline_s(stages, shape, steps, now_s, terms),
+                    deadline_s=self._planner.deadline_s(graph.model, stages, shape, steps, now_s, terms),
                     priority=terms.priority,
                     encode_key=key,
                 )
@@ -176,9 +192,9 @@ class Desk:
 
     def _settle(self, request: Request, were_open: tuple[Job, ...]) -> None:
         """The request has ended: free what its jobs hold, tell who waits."""
-        if self._served is not None:
+        if self._floor is not None:
             for job in were_open:
-                self._served[2].abandon(job)
+                self._floor.abandon(job)
         self._accounts.request_ended(request)
         waiter = self._waiters.get(request.request_id)
         if waiter is not None and not waiter.done():

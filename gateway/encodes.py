@@ -20,9 +20,12 @@ from pipelines.graph import StageGraph
 from wire.generation import Generation
 from wire.handle import Handle
 
+EncodeKey = tuple[str, str]
+"""(model, digest of the inputs that its encode stages read)."""
 
-def encode_key(generation: Generation, model: Model, graph: StageGraph) -> str | None:
-    """What the result of all encode stages depends on, as a digest: the inputs that they read.
+
+def encode_key(generation: Generation, model: Model, graph: StageGraph) -> EncodeKey | None:
+    """What the result of all encode stages depends on: the inputs that they read.
 
     None if it is not to be shared: one that starts from a picture, or that draws random numbers. An adapter
     is none of the inputs, because ours change the denoiser only.
@@ -34,8 +37,8 @@ def encode_key(generation: Generation, model: Model, graph: StageGraph) -> str |
     inputs = pipeline_inputs(family, generation, model.inputs)
     read = sorted((name, value) for name, value in inputs.items() if name in reads)
     guided = is_guided(family, generation.guidance_scale)
-    packed = msgpack.packb([graph.model, generation.workflow, guided, read])
-    return hashlib.sha256(packed).hexdigest()
+    packed = msgpack.packb([generation.workflow, guided, read])
+    return graph.model, hashlib.sha256(packed).hexdigest()
 
 
 class EncodeCache:
@@ -48,7 +51,7 @@ class EncodeCache:
         self._handoffs = handoffs
         self._capacity_bytes = capacity_bytes
         self._store_bytes = store_bytes
-        self._entries: OrderedDict[str, Handle] = OrderedDict()
+        self._entries: OrderedDict[EncodeKey, Handle] = OrderedDict()
         self._n_bytes = 0
         self.n_hits = 0
         self.n_misses = 0
@@ -57,10 +60,10 @@ class EncodeCache:
     def is_on(self) -> bool:
         return self._capacity_bytes > 0
 
-    def __contains__(self, key: str | None) -> bool:
+    def __contains__(self, key: EncodeKey | None) -> bool:
         return key in self._entries
 
-    def take(self, key: str | None) -> Handle | None:
+    def take(self, key: EncodeKey | None) -> Handle | None:
         """The handle for `key`, of which the caller is now an owner too; a hit if there is one."""
         if key is None or (handle := self._entries.get(key)) is None:
             return None
@@ -73,7 +76,7 @@ class EncodeCache:
         """Encode stages had to be run for a job whose result could have been here."""
         self.n_misses += 1
 
-    def put(self, key: str | None, handle: Handle) -> bool:
+    def put(self, key: EncodeKey | None, handle: Handle) -> bool:
         """Share a file that a job owns. False if it is not kept: known already, or too large."""
         if key is None or key in self._entries or handle.n_bytes > self._capacity_bytes:
             return False
@@ -95,6 +98,11 @@ class EncodeCache:
         for key in [key for key, held in self._entries.items() if held.name == handle.name]:
             self._evict(key)
 
+    def forget(self, model: str) -> None:
+        """The model is gone, and what another of that name would make may be something else."""
+        for key in [key for key in self._entries if key[0] == model]:
+            self._evict(key)
+
     def clear(self) -> None:
         """The store is full."""
         while self._entries:
@@ -109,7 +117,7 @@ class EncodeCache:
             "misses": self.n_misses,
         }
 
-    def _evict(self, key: str) -> None:
+    def _evict(self, key: EncodeKey) -> None:
         handle = self._entries.pop(key)
         self._n_bytes -= handle.n_bytes
         self._handoffs.free(handle)

@@ -14,6 +14,7 @@ GatewayError
    |  |- RouteNotFound        404
    |  |- FileUnknown          404
    |  |- MethodNotAllowed     405
+   |  |- ModelLeaving         409 retry
    |  |- BodyTooSlow          408
    |  |- BodyTooLarge         413
    |  |- WrongContentType     415
@@ -26,6 +27,7 @@ GatewayError
    |  |- TooManyConnections   503 retry
    |  |- ShuttingDown         503 retry
    |  |- FilesFull            503 retry
+   |  |- ModelUnloaded        503 its model was unloaded under it
    |  |- DeadlineMissed       504 it asked to be dropped then
    |  `- InternalError        500
    `- PeerError               a worker
@@ -33,6 +35,7 @@ GatewayError
       |- OutOfMemory          500
       |- PoisonRequest        500 two workers died of it
       |- HandoffsLost         500
+      |- ModelFailed          500 a model cannot be loaded, or not kept
       `- StoreExhausted       503 retry
 """
 
@@ -152,6 +155,15 @@ class ModelNotFound(ClientError):
     code = "model_not_found"
 
 
+class ModelLeaving(ClientError):
+    """A model that is being unloaded cannot be loaded before it is gone."""
+
+    status = 409
+    code = "model_unloading"
+    may_retry = True
+    retry_after_s = 2.0
+
+
 class RouteNotFound(ClientError):
     status = 404
     code = "not_found"
@@ -269,6 +281,13 @@ class DeadlineMissed(OurError):
     code = "deadline_missed"
 
 
+class ModelUnloaded(OurError):
+    """The operator unloaded the model, and the request was not done within the bound."""
+
+    status = 503
+    code = "model_unloaded"
+
+
 class InternalError(OurError):
     """A bug of ours."""
 
@@ -291,6 +310,12 @@ class PoisonRequest(PeerError):
     """Two workers died in the same stage of it, and the second got no further than the first."""
 
     code = "worker_died_twice"
+
+
+class ModelFailed(PeerError):
+    """A model could not be loaded, or can be run on no worker any more."""
+
+    code = "model_failed"
 
 
 class HandoffsLost(PeerError):

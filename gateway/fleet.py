@@ -1,7 +1,8 @@
 """What is known of each worker, from its messages and from the supervisor. No I/O, no decisions.
 
 A stage is `loading` from the moment it was asked for until its warm-up ended, then `resident`: a stage that
-was loaded but never run would make its first request pay for it.
+was loaded but never run would make its first request pay for it. One that could not be loaded or run has
+`failed` for as long as the process lives.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ class Worker:
     resident: set[StageKey] = field(default_factory=set)
     unwarmed: set[StageKey] = field(default_factory=set)
     asked: set[StageKey] = field(default_factory=set)
+    failed: set[StageKey] = field(default_factory=set)
     resident_bytes: int = 0
     task: Task | None = None
     finishing: dict[str, Task] = field(default_factory=dict)
@@ -115,7 +117,33 @@ class Worker:
             resident=frozenset(self.resident),
             loading=frozenset(self.asked | self.unwarmed),
             task=self.task.view() if self.task else None,
+            failed=frozenset(self.failed),
         )
+
+    def loaded(self, keys: set[StageKey]) -> None:
+        """Stages that it was asked for are there, and have never run."""
+        self.asked -= keys
+        self.unwarmed |= keys
+
+    def warmed(self, key: StageKey) -> None:
+        """A stage has run once."""
+        self.unwarmed.discard(key)
+        self.resident.add(key)
+
+    def refused(self, keys: set[StageKey]) -> None:
+        """They cannot be made resident in this process."""
+        self.asked -= keys
+        self.unwarmed -= keys
+        self.failed |= keys
+
+    def is_loading(self, model: str) -> bool:
+        """Whether a stage of `model` is on its way."""
+        return any(key[0] == model for key in self.asked | self.unwarmed)
+
+    def forget(self, model: str) -> None:
+        """Nothing of `model` is there any more, nor asked for."""
+        for keys in (self.resident, self.unwarmed, self.asked, self.failed):
+            keys -= {key for key in keys if key[0] == model}
 
     def _forget(self, state: WorkerState, now_s: float) -> None:
         self.state = state
@@ -124,6 +152,7 @@ class Worker:
         self.resident.clear()
         self.unwarmed.clear()
         self.asked.clear()
+        self.failed.clear()
         self.resident_bytes = 0
         self.task = None
         self.finishing.clear()

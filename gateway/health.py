@@ -16,10 +16,10 @@ class Alive(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Ready(msgspec.Struct, frozen=True, kw_only=True):
-    """`model` can be served whole."""
+    """`models` can be served whole, among them those named at start and not unloaded."""
 
     status: Literal["ready"] = "ready"
-    model: str
+    models: tuple[str, ...]
 
 
 async def health(request: web.Request) -> web.Response:
@@ -28,11 +28,12 @@ async def health(request: web.Request) -> web.Response:
 
 
 async def ready(request: web.Request) -> web.Response:
-    """Raises `NotReady` with the reason while the model cannot be served whole."""
+    """Raises `NotReady` with the reason while a model named at start, if not unloaded, cannot be served."""
     engine = request.app[ENGINE]
     if reason := engine.not_ready_reason():
         raise NotReady(reason)
-    return web.Response(body=msgspec.json.encode(Ready(model=engine.name)), content_type="application/json")
+    whole = tuple(served.name for served in engine.roster if served.not_ready_reason() is None)
+    return web.Response(body=msgspec.json.encode(Ready(models=whole)), content_type="application/json")
 
 
 async def metrics(request: web.Request) -> web.Response:

@@ -45,10 +45,12 @@ async def post_images(request: web.Request) -> web.Response:
         raise InvalidRequest("the body cannot be decoded", code="invalid_body") from error
     asked = parse_images_request(body)
     noted(asked.model, asked.prompt, asked.safety_identifier or asked.user)
-    generations, (width_px, height_px) = resolve(
-        asked, engine.name, engine.model, draw=_draw, tiled=engine.decodes_in_tiles
+    served = engine.roster.find(asked.model)
+    tiled = functools.partial(engine.roster.decodes_in_tiles, served.model)
+    generations, (width_px, height_px) = resolve(asked, served.name, served.model, draw=_draw, tiled=tiled)
+    call = functools.partial(
+        engine.desk.generate, served, generations, _terms(asked), request_id=REQUEST_ID.get()
     )
-    call = functools.partial(engine.desk.generate, generations, _terms(asked), request_id=REQUEST_ID.get())
     if asked.response_format == "url":
         files = request.app[FILES]
         base = files.public_url or f"{request.scheme}://{request.host}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from gateway.encodes import EncodeKey
 from gateway.lifecycle import BACK_TO, ENDED, STARTED, Event, State, advance
 from pipelines.graph import StageGraph
 from planner.types import JobView, Priority, Shape
@@ -52,7 +53,7 @@ class Job:
     arrived_s: float
     deadline_s: float
     priority: Priority = "standard"
-    encode_key: str | None = None
+    encode_key: EncodeKey | None = None
     state: State = State.QUEUED
     entered_s: float = 0.0
     spent_s: dict[State, float] = field(default_factory=dict)

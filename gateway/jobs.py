@@ -44,6 +44,11 @@ class Request:
     ended_s: float = 0.0
 
     @property
+    def model(self) -> str:
+        """All of its jobs are of one."""
+        return self.jobs[0].model
+
+    @property
     def slowest(self) -> Job:
         """The job that took longest; its times stand for the request's."""
         return max(self.jobs, key=lambda job: sum(job.spent_s.values()))

@@ -12,6 +12,5 @@ from gateway.loop import Engine
 ENGINE: web.AppKey[Engine] = web.AppKey("engine", Engine)
 FILES: web.AppKey[FileStore] = web.AppKey("files", FileStore)
 OPENAPI: web.AppKey[bytes] = web.AppKey("openapi", bytes)
-CREATED: web.AppKey[int] = web.AppKey("created", int)
 REQUEST_ID: ContextVar[str] = ContextVar("request_id")
 """Set for the task that handles a request: aiohttp has typed request keys only since 3.14."""

@@ -106,7 +106,7 @@ def _operation(operation: Operation, by_kind: Mapping[Any, Document], *, asks_fo
         ]
     if operation.body is not None:
         content = {JSON: {"schema": by_kind[operation.body]}}
-        made["requestBody"] = {"required": True, "content": content}
+        made["requestBody"] = {"required": operation.needs_body, "content": content}
     if asks_for_key:
         made["security"] = [{_BEARER: []}]
     return made

@@ -19,7 +19,10 @@ from gateway.errors import (
     HandoffsLost,
     InputRefused,
     InvalidRequest,
+    ModelFailed,
+    ModelLeaving,
     ModelNotFound,
+    ModelUnloaded,
     NotReady,
     OutOfMemory,
     PoisonRequest,
@@ -31,7 +34,7 @@ from gateway.errors import (
 )
 from gateway.files import CONTENT_TYPE
 from gateway.health import Alive, Ready
-from gateway.models import ModelList, ModelReply
+from gateway.models import LoadRequest, ModelList, ModelReply
 
 JSON = "application/json"
 
@@ -48,7 +51,8 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
 class Operation(msgspec.Struct, frozen=True, kw_only=True):
     """One method of one path. `parameters`: those in the path, with what they are.
 
-    `errors`: its own; what any call can meet is not repeated. `body`: the type of the request's JSON.
+    `errors`: its own; what any call can meet is not repeated. `body`: the type of the request's JSON,
+    which may be left out unless `needs_body`.
     """
 
     name: str
@@ -60,6 +64,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     errors: tuple[type[ApiError], ...] = ()
     parameters: dict[str, str] = {}
     body: type[msgspec.Struct] | None = None
+    needs_body: bool = True
 
 
 OPERATIONS: tuple[Operation, ...] = (
@@ -81,6 +86,8 @@ OPERATIONS: tuple[Operation, ...] = (
             ShuttingDown,
             FilesFull,
             DeadlineMissed,
+            ModelUnloaded,
+            ModelFailed,
             StageFailed,
             OutOfMemory,
             PoisonRequest,
@@ -118,6 +125,38 @@ OPERATIONS: tuple[Operation, ...] = (
         parameters={"id": "Its name."},
         replies=(Reply(what="The model.", kind=ModelReply),),
         errors=(ModelNotFound,),
+    ),
+    Operation(
+        name="loadModel",
+        method="POST",
+        path="/v1/models/{id}",
+        tag="models",
+        summary="Serve a model of the catalogue, again if it failed.",
+        parameters={"id": "Its name."},
+        body=LoadRequest,
+        needs_body=False,
+        replies=(
+            Reply(what="It is served or loading already, or was waited for.", kind=ModelReply),
+            Reply(status=202, what="It begins to load.", kind=ModelReply),
+        ),
+        errors=(
+            InvalidRequest,
+            WrongContentType,
+            ModelNotFound,
+            ModelLeaving,
+            ModelFailed,
+            ShuttingDown,
+        ),
+    ),
+    Operation(
+        name="unloadModel",
+        method="DELETE",
+        path="/v1/models/{id}",
+        tag="models",
+        summary="Serve a model no more.",
+        parameters={"id": "Its name."},
+        replies=(Reply(status=202, what="It is gone once its open requests have ended.", kind=ModelReply),),
+        errors=(ModelNotFound, ShuttingDown),
     ),
     Operation(
         name="getHealth",

@@ -27,11 +27,11 @@ from gateway.listen import bounded, listen
 from gateway.loop import Engine
 from gateway.metrics import Metrics
 from gateway.supervisor import Command, Supervisor, worker_command
-from pipelines.catalogue import Model, load_catalogue
+from pipelines.catalogue import Catalogue, load_catalogue
 from pipelines.errors import PipelineError, UnknownModel
 from wire.errors import WireError
 from wire.handoff import HandoffStore
-from wire.runtime import RuntimeFolder, node_name, runtime_root
+from wire.runtime import SHARED_MEMORY, RuntimeFolder, node_name, runtime_root, spare_bytes
 from wire.sockets import GatewaySocket
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ async def serve(
 
     Cancellation kills the workers at once and removes the runtime folder.
     """
-    model = _model(config)
+    catalogue = _catalogue(config)
     with contextlib.ExitStack() as stack:
         keys = KeyRing(config.api_keys) if config.api_keys is not None else None
         if keys is not None:
@@ -93,7 +93,7 @@ async def serve(
         store = HandoffStore(runtime.handoff, node=node_name(), capacity_bytes=config.store_capacity_bytes)
         engine = Engine(
             config,
-            model,
+            catalogue,
             socket=link,
             handoffs=Handoffs(store),
             journal=stack.enter_context(Journal(config.journal)),
@@ -162,7 +162,7 @@ async def _run(
 async def _drain(config: GatewayConfig, engine: Engine, stopper: Stopper) -> None:
     """Refuse new requests, wait for the running ones within the bound or until hurried."""
     failure = engine.failed.result() if engine.failed.done() else None
-    engine.desk.refuse(ShuttingDown(f"the gateway is stopping{f': {failure}' if failure else ''}"))
+    engine.refuse(ShuttingDown(f"the gateway is stopping{f': {failure}' if failure else ''}"))
     if failure is None:
         log.info("stopping; %d requests are open", len(engine.book.open_requests))
         with contextlib.suppress(TimeoutError):
@@ -176,8 +176,9 @@ async def _announce(
     await engine.ready.wait()
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
+    models = ", ".join(config.models)
     workers = ", ".join(worker.worker_id for worker in config.workers)
-    announce(f"ready: http://{shown}:{port} model {engine.name} on {workers}")
+    announce(f"ready: http://{shown}:{port} model {models} on {workers}")
 
 
 async def _first(*awaitables: Awaitable[object]) -> None:
@@ -190,15 +191,16 @@ async def _first(*awaitables: Awaitable[object]) -> None:
             future.cancel()
 
 
-def _model(config: GatewayConfig) -> Model:
-    if len(config.models) > 1:
-        raise ConfigRefused("models", "only one can be served")
+def _catalogue(config: GatewayConfig) -> Catalogue:
     try:
-        return load_catalogue(*config.catalogues)[config.models[0]]
+        catalogue = load_catalogue(*config.catalogues)
+        for name in config.models:
+            catalogue[name]
     except UnknownModel as error:
         raise ConfigRefused("models", str(error)) from error
     except PipelineError as error:
         raise ConfigRefused("catalogues", str(error)) from error
+    return catalogue
 
 
 def _guard(config: GatewayConfig, listener: socket.socket, keys: KeyRing | None) -> Guard:
@@ -217,15 +219,28 @@ def _guard(config: GatewayConfig, listener: socket.socket, keys: KeyRing | None)
 
 def _runtime_bytes(config: GatewayConfig) -> int:
     """What the runtime folder may come to hold."""
-    return config.store_capacity_bytes + (config.files_bytes if config.files is None else 0)
+    return (
+        config.store_capacity_bytes
+        + (config.files_bytes if config.files is None else 0)
+        + (config.host_weights_bytes or 0)
+    )
 
 
 def _real_command(config: GatewayConfig) -> MakeCommand:
     def make(runtime: RuntimeFolder) -> Command:
+        if config.host_weights_bytes and runtime.path.parent != SHARED_MEMORY:
+            raise ConfigRefused("host_weights_bytes", f"{SHARED_MEMORY} has no room for them")
+        spare = spare_bytes(runtime.path.parent, _runtime_bytes(config))
+        host_bytes = spare if config.host_weights_bytes is None else config.host_weights_bytes
+        if config.host_weights_bytes is None:
+            log.info("host copies of weights: up to %d bytes in %s", host_bytes, runtime.weights)
         return worker_command(
             endpoint=runtime.endpoint,
             handoff=runtime.handoff,
             capacity_bytes=config.store_capacity_bytes,
+            host_weights=runtime.weights if host_bytes else None,
+            host_weights_bytes=host_bytes,
+            memory_bytes=config.worker_memory_bytes,
         )
 
     return make

@@ -1,4 +1,7 @@
-"""What lost work and failed tasks mean for a job: again from what is kept of it, or its request's end."""
+"""What lost work and failed tasks mean for a job: again from what is kept of it, or its request's end.
+
+And what the end of a request means for its jobs on workers.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +19,13 @@ from gateway.errors import (
     StageFailed,
     StoreExhausted,
 )
+from gateway.fleet import Fleet
 from gateway.handoffs import Handoffs
 from gateway.job import Job
+from gateway.orders import Send
 from wire.generation import Exactness
 from wire.to_gateway import FailureKind, TaskFailed
+from wire.to_worker import CancelTask
 
 log = logging.getLogger(__name__)
 
@@ -40,17 +46,28 @@ class Setbacks:
     def __init__(
         self,
         desk: Desk,
+        fleet: Fleet,
         handoffs: Handoffs,
         encodes: EncodeCache,
         accounts: Accounts,
         *,
+        send: Send,
         clock: Callable[[], float],
     ) -> None:
         self._desk = desk
+        self._fleet = fleet
         self._handoffs = handoffs
         self._encodes = encodes
         self._accounts = accounts
+        self._send = send
         self._now_s = clock
+
+    def abandon(self, job: Job) -> None:
+        """`job` has ended: its task is cancelled at the next step boundary, its files freed now."""
+        for worker in self._fleet.up():
+            if worker.task is not None and worker.task.task_id == job.task_id:
+                self._send(worker.worker_id, CancelTask(task_id=worker.task.task_id))
+        self._handoffs.free(*job.forget_all())
 
     def task_failed(self, job: Job, message: TaskFailed) -> None:
         """A worker said that it could not."""

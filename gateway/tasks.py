@@ -6,6 +6,22 @@ from dataclasses import dataclass
 
 from planner.types import RunningTask, Shape
 from wire.generation import Exactness
+from wire.handle import Handle
+from wire.to_gateway import (
+    CheckpointSaved,
+    StageDone,
+    StageStarted,
+    StepDone,
+    TaskCancelled,
+    TaskDone,
+    TaskFailed,
+    TaskPaused,
+    ToGateway,
+)
+
+TaskMessage = (
+    StageStarted | StepDone | StageDone | CheckpointSaved | TaskDone | TaskFailed | TaskCancelled | TaskPaused
+)
 
 
 @dataclass(slots=True, eq=False)
@@ -58,3 +74,14 @@ class Task:
             can_pause=self.can_pause,
             pausing=self.pausing,
         )
+
+
+def file_of(message: ToGateway) -> Handle | None:
+    """The handoff file that `message` names, if any."""
+    match message:
+        case TaskDone(output=Handle() as handle) | StageDone(output=Handle() as handle):
+            return handle
+        case CheckpointSaved(checkpoint=Handle() as handle) | TaskPaused(checkpoint=Handle() as handle):
+            return handle
+        case _:
+            return None

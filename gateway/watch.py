@@ -57,8 +57,8 @@ def _bound_s(task: Task, planner: Planner | None, config: GatewayConfig) -> floa
     if not task.pending:
         # many pictures may be in line for the one thread that encodes them
         return TIMES_EXPECTED * config.stall_timeout_s
-    if (expected_s := planner.measured_s(task.pending[0], task.shape)) is not None:
+    if (expected_s := planner.measured_s(task.model, task.pending[0], task.shape)) is not None:
         return max(config.stall_timeout_s, TIMES_EXPECTED * expected_s)
-    if (guessed_s := planner.estimated_s(task.pending[0], task.shape)) is not None:
+    if (guessed_s := planner.estimated_s(task.model, task.pending[0], task.shape)) is not None:
         return max(TIMES_EXPECTED * config.stall_timeout_s, TIMES_GUESSED * guessed_s)
     return config.warm_up_timeout_s

@@ -20,10 +20,10 @@ from gateway.config import GatewayConfig, WorkerSpec
 from gateway.files import FileStore
 from gateway.handoffs import Handoffs
 from gateway.journal import Journal
-from gateway.loop import Engine
 from gateway.metrics import Metrics
-from pipelines.catalogue import Model
-from tests.gateway.scripted import NODE, ScriptedFleet
+from pipelines.catalogue import Catalogue, Model
+from tests.gateway.scripted import CLIPS, NODE
+from tests.gateway.scripted_fleet import ScriptedEngine, ScriptedFleet
 from wire.handoff import HandoffStore
 from wire.sockets import GatewaySocket
 
@@ -41,6 +41,9 @@ MODEL = Model(
     max_prompt_chars=100,
 )
 
+OTHER = "toy-other"
+CATALOGUE = Catalogue({"toy": MODEL, OTHER: MODEL, "toy-third": MODEL, CLIPS: MODEL})
+
 
 async def until(condition: Callable[[], Any], what: str = "condition") -> None:
     """Polls; fails after `PATIENCE_S`."""
@@ -54,7 +57,7 @@ class Bench:
     """One running gateway and what a test needs of its inside."""
 
     def __init__(
-        self, engine: Engine, fleet: ScriptedFleet, client: TestClient[Any, Any], store: HandoffStore
+        self, engine: ScriptedEngine, fleet: ScriptedFleet, client: TestClient[Any, Any], store: HandoffStore
     ) -> None:
         self.engine = engine
         self.fleet = fleet
@@ -70,7 +73,7 @@ class Bench:
     @property
     def n_kept(self) -> int:
         """Files that stay when no request is open: the inputs of the warm-ups, and known encode results."""
-        return 2 + self.engine.encodes.statistics()["entries"]
+        return 2 * len(self.engine.planner.models) + self.engine.encodes.statistics()["entries"]
 
     @property
     def n_files(self) -> int:
@@ -98,9 +101,9 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
             endpoint = f"ipc://{tmp_path}/gateway.sock"
             socket = stack.enter_context(GatewaySocket(endpoint))
             store = HandoffStore(tmp_path / "handoff", node=NODE, capacity_bytes=config.store_capacity_bytes)
-            engine = Engine(
+            engine = ScriptedEngine(
                 config,
-                MODEL,
+                CATALOGUE,
                 socket=socket,
                 handoffs=Handoffs(store),
                 journal=stack.enter_context(Journal(config.journal)),

@@ -1,6 +1,6 @@
 """Workers without a model: they speak the real link and meet the fates that a test gives them.
 
-In-process (`ScriptedFleet`, which stands in for the supervisor too) or as processes:
+In-process (see `scripted_fleet`) or as processes:
 `python -m tests.gateway.scripted --worker-id cpu-0 ... --fates FOLDER`.
 """
 
@@ -13,14 +13,13 @@ import ctypes
 import os
 import signal
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
 import msgspec
 
-from gateway.loop import Engine
 from pipelines.graph import Stage, StageGraph
+from planner.types import StageKey
 from wire.codec import PROTOCOL_VERSION
 from wire.errors import HandoffLost, StoreFull
 from wire.generation import Exactness
@@ -37,6 +36,7 @@ from wire.to_gateway import (
     Heartbeat,
     Hello,
     LoadFailed,
+    ModelForgotten,
     Phase,
     StageDone,
     StagesLoaded,
@@ -52,6 +52,7 @@ from wire.to_worker import (
     CancelTask,
     Describe,
     EvictStages,
+    ForgetModel,
     LoadStages,
     PauseTask,
     Refused,
@@ -62,6 +63,8 @@ from wire.to_worker import (
 
 NODE = "node-of-tests"
 STAGES = ("text_encoder", "denoise", "decode")
+CLIPS = "toy-clips"
+"""A model whose last stage has another name."""
 
 
 def _stage(name: str, kind: str, *reads: str) -> Stage:
@@ -76,24 +79,27 @@ def graph(model: str = "toy") -> StageGraph:
         stages=(
             _stage("text_encoder", "encode", "prompt", "negative_prompt"),
             _stage("denoise", "diffuse"),
-            _stage("decode", "decode"),
+            _stage("clip_decode" if model == CLIPS else "decode", "decode"),
         ),
         output="images",
     )
 
 
-def picture_of(seed: int, size: str = "128x128") -> bytes:
-    return f"PNG {seed} {size}".encode()
+def picture_of(seed: int, size: str = "128x128", model: str = "toy") -> bytes:
+    """Another one from each model."""
+    return (f"PNG {seed} {size}" if model == "toy" else f"PNG {seed} {size} of {model}").encode()
 
 
 def _picture_of(order: RunTask) -> bytes:
     asked = order.generation
-    return picture_of(asked.seed, f"{asked.width_px}x{asked.height_px}")
+    return picture_of(asked.seed, f"{asked.width_px}x{asked.height_px}", order.model)
 
 
 def encoded_of(order: RunTask) -> bytes:
-    """What the encode stage makes: the same for every seed."""
-    return f"encoded {order.generation.prompt} {order.generation.negative_prompt}".encode()
+    """What the encode stage makes: the same for every seed, another one from each model."""
+    # none and the empty one are the same to a family with guidance, and so to the cache
+    encoded = f"encoded {order.generation.prompt} {order.generation.negative_prompt or ''}"
+    return (encoded if order.model == "toy" else f"{encoded} by {order.model}").encode()
 
 
 def checkpoint_of(order: RunTask, step: int) -> bytes:
@@ -117,8 +123,9 @@ class Fates:
     "checkpoint+die" and "checkpoint+hang" behind the next checkpoint, "numeric+die" behind one that kept
     less, "lost_checkpoint" and "others_checkpoint" (whose file is not there, or another task's, before it
     dies), "unasked" (it pauses), and, between the end of the stage and that of the task, "end+hang" and
-    "end+hold", in which the worker goes on with the next task. "warm:STAGE" is a warm-up; "hello",
-    "hello:WORKER", "describe" and "load:STAGE" are met before any task.
+    "end+hold", in which the worker goes on with the next task. "warm:STAGE" is a warm-up. "hello",
+    "hello:WORKER", "describe", "load:STAGE" and "forget" are met outside tasks; the last three can "hold"
+    too.
     """
 
     def __init__(self, *fates: tuple[str, str]) -> None:
@@ -179,6 +186,7 @@ class ScriptedWorker:
         self._pausing: set[str] = set()
         self._cancels = asyncio.Event()
         self._silent = False
+        self._held: set[StageKey] = set()
         self._later: list[asyncio.Task[None]] = []
         self.n_said = 0
 
@@ -247,6 +255,8 @@ class ScriptedWorker:
                     fate = self._fates.take("describe")
                     if fate == "die":
                         raise Died
+                    if fate == "hold":
+                        await self._hold()
                     if fate == "fail":
                         await self._say(DescribeFailed(model=order.model, reason="no such blocks"))
                     else:
@@ -258,8 +268,10 @@ class ScriptedWorker:
                         await self._say(Described(model=order.model, graphs=described))
                 case LoadStages() as order:
                     await self._load(order)
-                case EvictStages():
-                    pass
+                case EvictStages() as order:
+                    self._held -= {(order.model, stage) for stage in order.stages}
+                case ForgetModel() as order:
+                    await self._forget(order)
                 case RunTask() as order:
                     with contextlib.suppress(Ended):
                         await self._run(order)
@@ -269,17 +281,32 @@ class ScriptedWorker:
             if fate := self._fates.take(f"load:{stage}"):
                 if fate == "die":
                     raise Died
+                if fate == "hold":
+                    await self._hold()
+                    continue
                 await self._say(LoadFailed(model=order.model, stages=order.stages, reason="no weights"))
                 return
+        self._held |= {(order.model, stage) for stage in order.stages}
         await self._say(
             StagesLoaded(model=order.model, stages=order.stages, load_s=0.01, resident_bytes=1000)
         )
+
+    async def _forget(self, order: ForgetModel) -> None:
+        fate = self._fates.take("forget")
+        if fate == "die":
+            raise Died
+        if fate == "hold":
+            await self._hold()
+        self._held = {key for key in self._held if key[0] != order.model}
+        await self._say(ModelForgotten(model=order.model, resident_bytes=333 * len(self._held)))
 
     async def _run(self, order: RunTask) -> None:
         warm_up = order.task_id.startswith("warm-up")
         skip = lie = False
         output: Handle | None = None
         exactness = Exactness.BITWISE
+        if missing := {(order.model, stage) for stage in order.stages} - self._held:
+            await self._fail(order, order.stages[0], FailureKind.INTERNAL, f"{missing} is not resident")
         first = await self._received(order, warm_up)
         for stage in order.stages:
             if order.task_id in self._cancelled:
@@ -440,94 +467,6 @@ class ScriptedWorker:
             StagesLoaded(model="another", stages=("x",), load_s=0.0, resident_bytes=5),
         ):
             await self._say(message)
-
-
-class ScriptedFleet:
-    """Scripted workers in this process, restarted as a supervisor would. Speaks to the engine for both."""
-
-    def __init__(self, engine: Engine, workers: Sequence[str], *, endpoint: str, store: HandoffStore) -> None:
-        self.fates = Fates()
-        self.release = asyncio.Event()
-        self.heard: dict[str, list[ToWorker]] = {worker: [] for worker in workers}
-        self.n_deaths = dict.fromkeys(workers, 0)
-        self._engine = engine
-        self._endpoint = endpoint
-        self._store = store
-        self._lives: dict[str, asyncio.Task[None]] = {}
-        self._n_heard = dict.fromkeys(workers, 0)
-        self._order: dict[str, int] = {}
-        self._send = engine.send
-        engine.send = self._number  # type: ignore[method-assign]
-        self._hear = engine._hear
-        engine._hear = self._count  # type: ignore[method-assign]
-
-    async def run(self) -> None:
-        async with asyncio.TaskGroup() as group:
-            for worker in self.heard:
-                group.create_task(self._keep(worker))
-
-    def kill(self, worker_id: str) -> None:
-        self._lives[worker_id].cancel()
-
-    def proved(self, worker_id: str) -> None:
-        pass
-
-    def cancels(self) -> list[str]:
-        """Task ids that some worker was told to cancel."""
-        return [m.task_id for heard in self.heard.values() for m in heard if isinstance(m, CancelTask)]
-
-    def pauses(self) -> list[str]:
-        """Task ids that some worker was told to pause."""
-        return [m.task_id for heard in self.heard.values() for m in heard if isinstance(m, PauseTask)]
-
-    def tasks(self) -> list[RunTask]:
-        """Tasks of jobs (not warm-ups) that workers got, in the order in which they were sent."""
-        got = [
-            message
-            for heard in self.heard.values()
-            for message in heard
-            if isinstance(message, RunTask) and not message.task_id.startswith("warm-up")
-        ]
-        return sorted(got, key=lambda task: self._order[task.task_id])
-
-    def _number(self, worker_id: str, message: ToWorker) -> None:
-        if isinstance(message, RunTask):
-            self._order[message.task_id] = len(self._order)
-        self._send(worker_id, message)
-
-    def _count(self, worker_id: str, message: ToGateway) -> None:
-        self._hear(worker_id, message)
-        if worker_id in self._n_heard:
-            self._n_heard[worker_id] += 1
-
-    async def _keep(self, worker_id: str) -> None:
-        while True:
-            self._n_heard[worker_id] = 0
-            self._engine.worker_started(worker_id)
-            worker = ScriptedWorker(
-                worker_id,
-                endpoint=self._endpoint,
-                store=self._store,
-                fates=self.fates,
-                release=self.release,
-                heard=self.heard[worker_id],
-            )
-            life = self._lives[worker_id] = asyncio.create_task(worker.run())
-            try:
-                await asyncio.wait((life,))
-            finally:
-                life.cancel()
-            if not life.cancelled() and life.exception() is None:
-                return
-            if not life.cancelled() and not isinstance(life.exception(), Died):
-                life.result()
-            # last words are heard before the death is noticed, or what a test sees would be a matter of luck
-            end_s = time.monotonic() + 1.0
-            while not life.cancelled() and self._n_heard[worker_id] < worker.n_said:
-                assert time.monotonic() < end_s
-                await asyncio.sleep(0.001)
-            self.n_deaths[worker_id] += 1
-            self._engine.worker_exited(worker_id, "killed by SIGKILL")
 
 
 def main() -> None:

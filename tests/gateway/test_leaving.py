@@ -6,7 +6,6 @@ import asyncio
 
 import pytest
 
-from gateway.job import Job
 from tests.gateway.conftest import Bench, Start, until
 from wire.errors import HandoffLost
 from wire.handle import Handle
@@ -100,15 +99,9 @@ async def test_a_client_that_leaves_while_its_picture_is_read(start: Start, is_l
 
 async def test_a_request_that_ends_just_before_its_picture_is_read(start: Start) -> None:
     bench = await start()
-    deliver = bench.engine.deliver
-
-    def deliver_and_end(job: Job) -> None:
-        deliver(job)
-        bench.engine.desk.end_all()
-
-    bench.engine.deliver = deliver_and_end  # type: ignore[method-assign]
+    bench.engine.after_deliver = bench.engine.desk.end_all
     assert (await bench.post()).status == 503
     await assert_nothing_stays(bench)
-    bench.engine.deliver = deliver  # type: ignore[method-assign]
+    bench.engine.after_deliver = lambda: None
     assert (await bench.post()).status == 200
     assert not bench.engine.failed.done()

@@ -21,12 +21,11 @@ class Policy:
     """The real planner's decisions; each job of `pausing` is paused behind its first step and held there."""
 
     def __init__(self, bench: Bench) -> None:
-        assert bench.engine._turn is not None
         self.pausing: set[int] = set()
         self.further: list[Effect] = []
         self._bench = bench
-        self._decide: Callable[[Observation], tuple[Effect, ...]] = bench.engine._turn.planner.decide
-        bench.engine._turn.planner.decide = self.decide  # type: ignore[method-assign]
+        self._decide: Callable[[Observation], tuple[Effect, ...]] = bench.engine.planner.decide
+        bench.engine.planner.decide = self.decide  # type: ignore[method-assign]
 
     def decide(self, observation: Observation) -> tuple[Effect, ...]:
         jobs = {job.job_id: job.generation.seed for job in self._bench.engine.book}
@@ -244,9 +243,8 @@ async def test_a_pause_without_room_for_the_loops_start_costs_the_loop(start: St
     task = bench.engine.fleet["cpu-0"].task
     assert task is not None
     assert not task.can_pause
-    assert bench.engine._turn is not None
     # asked for before it was known that there is no room
-    bench.engine._turn.runs.pause(task, bench.engine.fleet["cpu-0"])
+    bench.engine.roster.runs("toy").orders.pause(task, bench.engine.fleet["cpu-0"])
     assert (await posted).status == 200
     assert [task.stages[0] for task in bench.fleet.tasks()] == ["text_encoder"] * 2
     await assert_clean(bench)

@@ -321,8 +321,7 @@ async def test_a_bug_of_ours_answers_everyone_and_ends_it(
     def broken(observation: object) -> None:
         raise ZeroDivisionError
 
-    assert bench.engine._turn is not None
-    monkeypatch.setattr(bench.engine._turn.planner, "decide", broken)
+    monkeypatch.setattr(bench.engine.planner, "decide", broken)
     response = await bench.post()
     assert (response.status, (await error_of(response))["code"]) == (500, "internal_error")
     assert (await posted).status == 500

@@ -14,7 +14,7 @@ from gateway.handoffs import Handoffs
 from gateway.journal import Journal
 from gateway.loop import Engine
 from gateway.metrics import Metrics
-from tests.gateway.conftest import MODEL, PATIENCE_S
+from tests.gateway.conftest import CATALOGUE, PATIENCE_S
 from wire.handoff import HandoffStore
 
 
@@ -22,7 +22,7 @@ def test_wake_ups_that_are_due_already_do_not_break_later_ones(tmp_path: Path) -
     async def scenario() -> None:
         engine = Engine(
             GatewayConfig(models=("toy",), workers=cpu_workers(1, cores=1)),
-            MODEL,
+            CATALOGUE,
             socket=cast(Any, None),
             handoffs=Handoffs(HandoffStore(tmp_path / "handoff", node="here", capacity_bytes=1)),
             journal=Journal(None),
@@ -31,7 +31,7 @@ def test_wake_ups_that_are_due_already_do_not_break_later_ones(tmp_path: Path) -
         )
         now_s = engine.now_s()
         for at_s in (now_s - 1.0, now_s, now_s + 1e-4, now_s + 60.0, now_s + 1e-3):
-            engine.wake_at(at_s)
+            engine._alarm.at(at_s)
         async with asyncio.timeout(PATIENCE_S):
             await engine._dirty.wait()
 

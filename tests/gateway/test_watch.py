@@ -9,7 +9,7 @@ from gateway.decisions import Planner
 from gateway.fleet import Fleet, Worker
 from gateway.tasks import Task
 from gateway.watch import overdue
-from planner.types import Observation, PlannerConfig, Shape, StageSample
+from planner.types import Observation, Shape, StageSample
 from tests.gateway.scripted import NODE, graph
 from wire.codec import PROTOCOL_VERSION
 from wire.to_gateway import Heartbeat, Hello, Phase
@@ -48,7 +48,8 @@ def worker(fleet: Fleet) -> Worker:
 
 
 def planner(step_s: float | None) -> Planner:
-    planner = Planner(PlannerConfig(), graph())
+    planner = Planner(CONFIG)
+    planner.join(graph())
     samples = (
         (StageSample(model="toy", stage="denoise", shape=SHAPE, steps=4, seconds=4 * step_s, ended_s=0.0),)
         if step_s is not None

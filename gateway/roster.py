@@ -1,0 +1,335 @@
+"""Every model of the gateway, and how one comes: described by a worker, placed, loaded, warmed, ready.
+
+How one goes is `departure`. Which worker loads what and when is the planner's decision; here is what the
+answers mean. What goes wrong with one model is its own: the gateway ends only while the models that were
+named at start have never all been ready.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+from collections.abc import Iterator
+from typing import Protocol
+
+import msgspec
+
+from gateway.decisions import check_placement
+from gateway.departure import Departures
+from gateway.errors import (
+    ConfigRefused,
+    ModelFailed,
+    ModelLeaving,
+    ModelNotFound,
+    OperatorError,
+    StartFailed,
+)
+from gateway.fleet import Worker, WorkerState
+from gateway.jobs import Outcome
+from gateway.runs import Runs
+from gateway.schema import warm_up_generation
+from gateway.served import Event, ServedModel, Status
+from gateway.surroundings import Surroundings, make_runs
+from pipelines.catalogue import Catalogue, Model, to_entry
+from pipelines.errors import UnknownModel
+from pipelines.graph import StageGraph
+from pipelines.tiles import needs_tiles
+from planner.types import StageKey
+from wire.to_gateway import Described, DescribeFailed, LoadFailed, ModelForgotten, StagesLoaded
+from wire.to_worker import Describe
+
+log = logging.getLogger(__name__)
+
+MAX_LOST = 2
+"""Workers lost in a row while they load a model that end its loading: fewer than end a worker."""
+
+ModelMessage = Described | DescribeFailed | StagesLoaded | LoadFailed | ModelForgotten
+
+
+class Keeper(Protocol):
+    """Who has the workers started anew and ends the gateway: the engine."""
+
+    def kill(self, worker: Worker, reason: str) -> None: ...
+
+    def proved(self, worker: Worker) -> None: ...
+
+    def give_up(self, error: OperatorError) -> None: ...
+
+
+class Roster:
+    """Models by name, in the order in which they came. `started`: all named at start have been ready."""
+
+    def __init__(self, catalogue: Catalogue, around: Surroundings, keeper: Keeper) -> None:
+        """Raises `UnknownModel` if the catalogue lacks one that the configuration names."""
+        self.started = asyncio.Event()
+        self._catalogue = catalogue
+        self._around = around
+        self._keeper = keeper
+        self._departures = Departures(around)
+        self._models = {
+            name: ServedModel(name, catalogue[name], at_start=True) for name in around.config.models
+        }
+
+    def __iter__(self) -> Iterator[ServedModel]:
+        return iter(tuple(self._models.values()))
+
+    def get(self, name: str) -> ServedModel:
+        """Whatever its status. Raises `ModelNotFound`."""
+        if (served := self._models.get(name)) is None:
+            raise self._not_found(name)
+        return served
+
+    def find(self, name: str | None) -> ServedModel:
+        """The model that a request names, or else the first named at start. Raises `ModelNotFound`."""
+        asked = self._around.config.models[0] if name is None else name
+        served = self._models.get(asked)
+        if served is None or served.status in (Status.UNLOADING, Status.FAILED):
+            raise self._not_found(asked)
+        return served
+
+    def runs(self, name: str) -> Runs:
+        """The tasks of a model of which some worker has one, or some job is open."""
+        runs = self._models[name].runs
+        assert runs is not None
+        return runs
+
+    def placed(self) -> list[Runs]:
+        """The tasks of every model whose stages are known."""
+        return [served.runs for served in self if served.runs is not None]
+
+    def not_ready_reason(self) -> str | None:
+        """Why not all models named at start, of those not unloaded, can be served whole now; else None."""
+        return next((reason for s in self if s.at_start and (reason := s.not_ready_reason())), None)
+
+    def decodes_in_tiles(self, model: Model, width_px: int, height_px: int) -> bool:
+        """Whether a picture of this size is decoded in tiles here, whichever worker does it."""
+        bound_bytes = self._around.config.decode_memory_bytes
+        if bound_bytes is None:
+            return False
+        on_cpu = any(worker.device == "cpu" for worker in self._around.config.workers)
+        return needs_tiles(model, width_px, height_px, model.default_frames, bound_bytes, on_cpu=on_cpu)
+
+    # what the operator asks
+
+    def load(self, name: str) -> tuple[ServedModel, bool]:
+        """Serve a model of the catalogue, again if it failed. False: it is served or loading already.
+
+        Raises `ModelNotFound`, `ModelLeaving`, and what new requests are refused with.
+        """
+        if self._around.desk.refusing is not None:
+            raise self._around.desk.refusing
+        served = self._models.get(name)
+        if served is None:
+            try:
+                served = ServedModel(name, self._catalogue[name])
+            except UnknownModel as error:
+                raise ModelNotFound(str(error), param="model") from None
+            self._models[name] = served
+        elif served.status is Status.UNLOADING:
+            raise ModelLeaving(f"{name} is being unloaded; when it is gone it can be loaded again")
+        elif served.status is Status.FAILED:
+            served.advance(Event.LOAD)
+            served.n_lost = 0
+        else:
+            return served, False
+        self._changed(served)
+        return served, True
+
+    def unload(self, name: str) -> ServedModel:
+        """Serve a model no more: its open requests have a while, then it goes from every worker.
+
+        Raises `ModelNotFound`, and what new requests are refused with.
+        """
+        if self._around.desk.refusing is not None:
+            raise self._around.desk.refusing
+        served = self.get(name)
+        if served.status is not Status.UNLOADING:
+            served.advance(Event.UNLOAD)
+            served.at_start = False
+            self._departures.begin(served, self._around.clock() + self._around.config.drain_timeout_s)
+            self._changed(served)
+            self._check_started()
+        return served
+
+    # what the engine tells
+
+    def advance(self, now_s: float) -> None:
+        """Whatever can be done now for models that come or go. For the start of every turn."""
+        for served in self:
+            if served.leaving is not None and self._departures.advance(served, now_s):
+                del self._models[served.name]
+                self._around.accounts.model_changed(served.name, "gone", "", now_s)
+        self._describe()
+        self._place()
+
+    def review(self) -> None:
+        """A stage that could not be made resident where it belongs will not be. For the end of every turn."""
+        workers = list(self._around.fleet)
+        coming = (WorkerState.STARTING, WorkerState.DEAD)
+        if not any(worker.failed for worker in workers):
+            return
+        if any(w.asked or w.unwarmed or w.state in coming for w in workers):
+            return
+        for served in self:
+            if served.status is Status.READY and served.runs is not None:
+                for stage in served.runs.warm_ups.missing():
+                    if where := [w.worker_id for w in workers if (served.name, stage) in w.failed]:
+                        self._fail(served, f"{stage} cannot be loaded any more on {', '.join(where)}")
+                        break
+
+    def heard(self, worker: Worker, message: ModelMessage) -> None:
+        """A worker's word about a model. What it says of one that leaves is void, until it forgot it."""
+        if isinstance(message, StagesLoaded | ModelForgotten):
+            worker.resident_bytes = message.resident_bytes
+        served = self._models.get(message.model)
+        if served is None:
+            return
+        if isinstance(message, ModelForgotten):
+            self._departures.forgotten(served, worker.worker_id)
+        elif served.leaving is None:
+            match message:
+                case Described() if served.described_by == worker.worker_id:
+                    self._described(served, worker, message)
+                case DescribeFailed() if served.described_by == worker.worker_id:
+                    self._fail(served, f"{served.name} cannot be served: {message.reason}")
+                case StagesLoaded():
+                    keys = {(message.model, stage) for stage in message.stages} & worker.asked
+                    worker.loaded(keys)
+                    log.info("%s: loaded %s in %.2f s", worker.worker_id, _shown(keys), message.load_s)
+                case LoadFailed():
+                    self._load_failed(served, worker, message)
+
+    def worker_lost(self, worker: Worker, reason: str) -> None:
+        """Its process is gone; `worker` is still as it was."""
+        for served in self:
+            self._departures.forgotten(served, worker.worker_id)
+            was_at_it = served.described_by == worker.worker_id or worker.is_loading(served.name)
+            if served.described_by == worker.worker_id:
+                served.described_by = None
+            if not was_at_it or served.status is not Status.LOADING or self._is_at_start(served):
+                continue
+            served.n_lost += 1
+            if served.n_lost >= MAX_LOST:
+                last = f"{worker.worker_id}: {reason}"
+                self._fail(served, f"{served.n_lost} workers in a row were lost while they loaded it, {last}")
+
+    def worker_given_up(self, worker_id: str, reason: str) -> None:
+        """It will not come back: a stage that only it may hold has no place."""
+        left = {w.worker_id for w in self._around.fleet if w.state is not WorkerState.GIVEN_UP}
+        for served in self:
+            if homeless := self._around.planner.homeless(served.name, left):
+                text = f"{', '.join(homeless)} was only on {worker_id}: {reason}"
+                if served.at_start:
+                    self._keeper.give_up(StartFailed(text))
+                else:
+                    self._fail(served, text)
+
+    # what warm-ups tell
+
+    def warmed(self, worker: Worker, key: StageKey) -> None:
+        worker.warmed(key)
+        log.info("%s: %s is warm", worker.worker_id, _shown({key}))
+        self._keeper.proved(worker)
+        served = self._models[key[0]]
+        served.n_lost = 0
+        served.sick.discard((worker.worker_id, key[1]))
+        if served.status is Status.LOADING and served.not_ready_reason() is None:
+            served.advance(Event.LOADED)
+            self._changed(served)
+            self._check_started()
+
+    def warm_up_failed(self, worker: Worker, key: StageKey, reason: str) -> None:
+        served = self._models[key[0]]
+        text = f"the first run of {key[1]} on {worker.worker_id} failed: {reason}"
+        sick = (worker.worker_id, key[1])
+        if served.status is Status.LOADING:
+            self._fail(served, text)
+        elif sick in served.sick:
+            # a new process did not help, and other models have work for this one
+            log.error("%s", text)
+            worker.refused({key})
+        else:
+            served.sick.add(sick)
+            self._keeper.kill(worker, text)
+
+    def _is_at_start(self, served: ServedModel) -> bool:
+        return served.at_start and not self.started.is_set()
+
+    def _fail(self, served: ServedModel, reason: str) -> None:
+        if self._is_at_start(served):
+            self._keeper.give_up(StartFailed(reason))
+        elif served.status in (Status.LOADING, Status.READY):
+            log.error("%s failed: %s", served.name, reason)
+            served.advance(Event.FAIL, reason)
+            error = ModelFailed(f"{served.name} can no longer be served: {reason}")
+            self._around.desk.end_model(served.name, Outcome.FAILED, error)
+            self._departures.begin(served, self._around.clock())
+            self._changed(served)
+
+    def _changed(self, served: ServedModel) -> None:
+        now_s = self._around.clock()
+        self._around.accounts.model_changed(served.name, served.status, served.reason, now_s)
+        self._around.changed()
+
+    def _check_started(self) -> None:
+        if all(served.status is not Status.LOADING for served in self if served.at_start):
+            self.started.set()
+
+    def _describe(self) -> None:
+        """Ask a worker for the stages of each model that has none yet, one that is free if there is one."""
+        up = sorted(self._around.fleet.up(), key=lambda worker: not worker.is_free)
+        for served in self:
+            wanted = served.status is Status.LOADING and served.leaving is None
+            if up and wanted and served.graph is None and served.described_by is None:
+                served.described_by = up[0].worker_id
+                entry = to_entry(served.model)
+                self._around.send(served.described_by, Describe(model=served.name, entry=entry))
+
+    def _described(self, served: ServedModel, worker: Worker, message: Described) -> None:
+        served.described_by = None
+        try:
+            graph = msgspec.convert(message.graphs, dict[str, StageGraph])["text"]
+            log.info("%s has stages %s, a loop in %s", served.name, ", ".join(graph.names), graph.loop_stage)
+        except (msgspec.ValidationError, KeyError, StopIteration) as error:
+            self._fail(served, f"{worker.worker_id} described {served.name} wrongly: {error!r}")
+            return
+        served.graph = graph
+
+    def _place(self) -> None:
+        """Let the planner place what is described: the models named at start together, then each at once."""
+        new = [s for s in self if s.graph is not None and s.runs is None and s.leaving is None]
+        if not self.started.is_set() and any(s.at_start and s.graph is None for s in self):
+            return
+        for served in new:
+            assert served.graph is not None
+            try:
+                if self._is_at_start(served):
+                    check_placement(self._around.config, [s.graph for s in new if s.graph is not None])
+                self._around.planner.join(served.graph)
+            except ConfigRefused as error:
+                if self._is_at_start(served):
+                    self._keeper.give_up(error)
+                    return
+                self._fail(served, str(error))
+                continue
+            tiled = functools.partial(self.decodes_in_tiles, served.model)
+            first = warm_up_generation(served.model, tiled=tiled)
+            served.runs = make_runs(served.graph, served.model, self._around, self, first=first)
+
+    def _load_failed(self, served: ServedModel, worker: Worker, message: LoadFailed) -> None:
+        keys = {(served.name, stage) for stage in message.stages} & worker.asked
+        text = f"{worker.worker_id} cannot load {', '.join(message.stages)}: {message.reason}"
+        if keys and served.status is Status.LOADING:
+            self._fail(served, text)
+        elif keys:
+            log.error("%s", text)
+            worker.refused(keys)
+
+    def _not_found(self, asked: str) -> ModelNotFound:
+        names = ", ".join(s.name for s in self if s.status is Status.READY) or "none"
+        return ModelNotFound(f"the model {asked!r} is not served here; served: {names}", param="model")
+
+
+def _shown(keys: set[StageKey]) -> str:
+    return ", ".join(f"{stage} of {model}" for model, stage in sorted(keys))
