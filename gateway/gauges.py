@@ -130,6 +130,9 @@ class Handoffs(Collector):
         yield GaugeMetricFamily(
             "triptych_handoff_owned_bytes", "Bytes of these files", value=counted["n_bytes"]
         )
+        yield GaugeMetricFamily(
+            "triptych_handoff_capacity_bytes", "Bound of the handoff store", value=counted["capacity_bytes"]
+        )
         for name, documentation, key in _HANDOFF_COUNTERS:
             yield CounterMetricFamily(name, documentation, value=counted[key])
 

@@ -79,7 +79,7 @@ class Handoffs:
             self._remove(handle)
 
     def statistics(self) -> dict[str, int]:
-        """Files that have an owner, and their bytes; files that ever had one, and that were freed again."""
+        """Files that have an owner, and their bytes; that ever had one; that were freed again; the bound."""
         return {
             "files": len(self._owned),
             "n_bytes": self.n_bytes,
@@ -87,6 +87,7 @@ class Handoffs:
             "taken_bytes": self._taken["n_bytes"],
             "freed": self._freed["files"],
             "freed_bytes": self._freed["n_bytes"],
+            "capacity_bytes": self._store.capacity_bytes,
         }
 
     def _remove(self, handle: Handle) -> None:

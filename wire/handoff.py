@@ -30,7 +30,7 @@ class HandoffStore:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._folder = folder
         self._node = node
-        self._capacity_bytes = capacity_bytes
+        self.capacity_bytes = capacity_bytes
 
     def put(self, data: bytes, *, tensors: tuple[TensorInfo, ...] = (), task_id: str | None = None) -> Handle:
         """Write `data` whole or not at all. Raises `StoreFull`, and then nothing is left behind.
@@ -42,9 +42,9 @@ class HandoffStore:
         assert _NAME.fullmatch(name)
         with self._locked():
             used_bytes = self.used_bytes()
-            if used_bytes + len(data) > self._capacity_bytes:
+            if used_bytes + len(data) > self.capacity_bytes:
                 raise StoreFull(
-                    f"the handoff store holds {used_bytes} of {self._capacity_bytes} bytes,"
+                    f"the handoff store holds {used_bytes} of {self.capacity_bytes} bytes,"
                     f" {len(data)} more do not fit"
                 )
             draft = self._folder / f".{name}"
