@@ -78,9 +78,11 @@ async def fuzzed(
         *flags,
         stdout=PIPE,
         stderr=STDOUT,
-        cwd=CHECKOUT,
+        # it leaves a folder where it runs
+        cwd=folder,
         env={
             **os.environ,
+            "PYTHONPATH": str(CHECKOUT),
             "SCHEMATHESIS_HOOKS": "tests.gateway.fuzz",
             _MODEL: model,
             _MAX_IMAGES: str(max_images),
