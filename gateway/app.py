@@ -22,6 +22,7 @@ from gateway.errors import (
     RouteNotFound,
 )
 from gateway.files import FileStore
+from gateway.fleet_view import get_fleet
 from gateway.health import health, metrics, ready
 from gateway.images import post_images
 from gateway.keys import ENGINE, FILES, OPENAPI, REQUEST_ID
@@ -42,6 +43,7 @@ ROUTES: tuple[tuple[str, str, Handler, Scope], ...] = (
     ("GET", "/v1/models/{id:.+}", get_model, "client"),
     ("POST", "/v1/models/{id:.+}", load_model, "admin"),
     ("DELETE", "/v1/models/{id:.+}", unload_model, "admin"),
+    ("GET", "/v1/fleet", get_fleet, "admin"),
     ("GET", "/health", health, "public"),
     ("GET", "/ready", ready, "public"),
     ("GET", "/metrics", metrics, "metrics"),

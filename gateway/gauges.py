@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import enum
 from collections import Counter as Counted
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Protocol
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -92,6 +94,31 @@ class Workers(Collector):
         yield busy
         yield resident
         yield host
+
+
+class Model(Protocol):
+    """A model that is served, on its way in or out, or failed."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def status(self) -> enum.StrEnum: ...
+
+
+class Models(Collector):
+    def __init__(self, models: Iterable[Model]) -> None:
+        """`models`: those that there are whenever it is iterated."""
+        self._models = models
+
+    def collect(self) -> Iterator[Metric]:
+        statuses = GaugeMetricFamily(
+            "triptych_model_status", "1 for the status that a model has", labels=["model", "status"]
+        )
+        for model in self._models:
+            for status in type(model.status):
+                statuses.add_metric([model.name, str(status)], float(status is model.status))
+        yield statuses
 
 
 class Encodes(Collector):

@@ -81,6 +81,7 @@ class Engine:
     ) -> None:
         """Raises `UnknownModel` if the catalogue lacks one of the configured models."""
         self.now_s = clock
+        self.began_s = clock()
         self.fleet = Fleet({worker.worker_id: worker.device for worker in config.workers})
         self.book = JobBook(max_queued_jobs=config.max_queued_jobs)
         self.handoffs = handoffs
@@ -130,7 +131,7 @@ class Engine:
         self.roster = Roster(catalogue, around, self)
         self.ready = self.roster.started
         self._turn = Turn(self.roster, around)
-        metrics.watch(self.fleet, self.book, self.encodes, handoffs)
+        metrics.watch(self.fleet, self.book, self.encodes, handoffs, self.roster)
 
     async def run(self) -> None:
         """Work until cancelled, or until a bug of ours, which `failed` then tells. Frees nothing."""

@@ -6,6 +6,8 @@ kept for ever. docs/metrics.md has them all.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -18,7 +20,7 @@ from prometheus_client import (
 
 from gateway.encodes import EncodeCache
 from gateway.fleet import Fleet
-from gateway.gauges import Encodes, Handoffs, JournalLines, Lines, Queue, StoreBytes, Workers
+from gateway.gauges import Encodes, Handoffs, JournalLines, Lines, Model, Models, Queue, StoreBytes, Workers
 from gateway.handoffs import Handoffs as Store
 from gateway.jobs import JobBook
 from gateway.journal import Journal
@@ -107,9 +109,23 @@ class Metrics:
         info.labels(VERSION, str(PROTOCOL_VERSION)).set(1)
         ProcessCollector(registry=self.registry)
 
-    def watch(self, fleet: Fleet, book: JobBook, encodes: EncodeCache, handoffs: Store) -> None:
+    def watch(
+        self,
+        fleet: Fleet,
+        book: JobBook,
+        encodes: EncodeCache,
+        handoffs: Store,
+        models: Iterable[Model],
+    ) -> None:
         """Show the gauges of these."""
-        for collector in (Queue(fleet, book), Workers(fleet), Encodes(encodes), Handoffs(handoffs), Lines()):
+        for collector in (
+            Queue(fleet, book),
+            Workers(fleet),
+            Models(models),
+            Encodes(encodes),
+            Handoffs(handoffs),
+            Lines(),
+        ):
             self.registry.register(collector)
 
     def watch_journal(self, journal: Journal) -> None:

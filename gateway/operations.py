@@ -33,6 +33,7 @@ from gateway.errors import (
     WrongContentType,
 )
 from gateway.files import CONTENT_TYPE
+from gateway.fleet_report import FleetReport
 from gateway.health import Alive, Ready
 from gateway.models import LoadRequest, ModelList, ModelReply
 
@@ -157,6 +158,14 @@ OPERATIONS: tuple[Operation, ...] = (
         parameters={"id": "Its name."},
         replies=(Reply(status=202, what="It is gone once its open requests have ended.", kind=ModelReply),),
         errors=(ModelNotFound, ShuttingDown),
+    ),
+    Operation(
+        name="getFleet",
+        method="GET",
+        path="/v1/fleet",
+        tag="server",
+        summary="Workers, what they run, what waits, and what was decided last.",
+        replies=(Reply(what="All of it at one moment.", kind=FleetReport),),
     ),
     Operation(
         name="getHealth",

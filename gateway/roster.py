@@ -181,7 +181,7 @@ class Roster:
     def heard(self, worker: Worker, message: ModelMessage) -> None:
         """A worker's word about a model. What it says of one that leaves is void, until it forgot it."""
         if isinstance(message, StagesLoaded | ModelForgotten):
-            worker.resident_bytes = message.resident_bytes
+            self._around.fleet.holds(worker, message.resident_bytes, message.host_bytes)
         served = self._models.get(message.model)
         if served is None:
             return

@@ -1,0 +1,165 @@
+"""The body of `GET /v1/fleet`: what the gateway knows at one moment. Prompts are in none of it.
+
+Moments (`_unix_s`) are Unix times, so that they can be laid beside logs; durations end in `_s`. Stages are
+told by model.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from gateway.fleet import WorkerState
+from gateway.lifecycle import State
+from gateway.served import Status
+from planner.placement import Role
+from planner.types import Priority, Reason
+from wire.to_gateway import Phase
+
+StagesByModel = dict[str, tuple[str, ...]]
+
+
+class GatewayReport(msgspec.Struct, frozen=True, kw_only=True):
+    """`not_ready` is what `/ready` says, None if it is; `draining`: it takes no new requests."""
+
+    version: str
+    protocol: int
+    uptime_s: float
+    not_ready: str | None
+    draining: bool
+    open_requests: int
+
+
+class ModelReport(msgspec.Struct, frozen=True, kw_only=True):
+    """`reason`: why it cannot be served whole now, None if it can. `at_start`: `/ready` waits for it."""
+
+    id: str
+    status: Status
+    reason: str | None
+    at_start: bool
+
+
+class TaskReport(msgspec.Struct, frozen=True, kw_only=True):
+    """One task on a worker; a warm-up has no job. `stage` runs or is next, None behind the last.
+
+    `step` of `steps` are done while `stage` is the model's loop, None otherwise. `moved_unix_s` is when it
+    was last heard to get on.
+    """
+
+    id: str
+    model: str
+    stages: tuple[str, ...]
+    stage: str | None
+    step: int | None
+    steps: int
+    job: str | None
+    request: str | None
+    since_unix_s: float
+    moved_unix_s: float
+    pausing: bool
+
+
+class WorkerReport(msgspec.Struct, frozen=True, kw_only=True):
+    """`since_unix_s`: of its state. What is of a process (`device_name` to `threads`) is None without one.
+
+    `loading`: asked for, or loaded and not warm yet; `failed`: those that this process cannot hold.
+    `finishing`: tasks whose device work is over. `to_be_killed`: it is silent, stuck or wrong, and has yet
+    to end.
+    """
+
+    id: str
+    device: str
+    device_name: str | None
+    node: str | None
+    pid: int | None
+    threads: int | None
+    state: WorkerState
+    since_unix_s: float
+    phase: Phase
+    heard_unix_s: float
+    to_be_killed: bool
+    restarts: int
+    last_exit: str | None
+    resident: StagesByModel
+    loading: StagesByModel
+    failed: StagesByModel
+    resident_bytes: int
+    task: TaskReport | None
+    finishing: tuple[TaskReport, ...]
+
+
+class WaitingReport(msgspec.Struct, frozen=True, kw_only=True):
+    """A job that no worker has. `slack_s`: until its deadline, negative when that has passed.
+
+    `held_s`: how long it is still kept back after a setback.
+    """
+
+    job: str
+    request: str
+    model: str
+    stage: str
+    state: State
+    priority: Priority
+    age_s: float
+    slack_s: float
+    held_s: float
+    step: int
+    steps: int
+
+
+class QueueReport(msgspec.Struct, frozen=True, kw_only=True):
+    """`first` are the jobs that go first, in that order, at most 200 of the `total` that wait."""
+
+    total: int
+    first: tuple[WaitingReport, ...]
+    jobs_by_state: dict[State, int]
+
+
+class PlacementReport(msgspec.Struct, frozen=True, kw_only=True):
+    roles: dict[str, Role]
+    since_unix_s: float
+    reason: Reason
+    detail: str
+
+
+class EffectReport(msgspec.Struct, frozen=True, kw_only=True):
+    """One effect of the planner that was carried out: "run", "load", "evict" or "pause"."""
+
+    effect: str
+    at_unix_s: float
+    worker: str
+    model: str | None
+    stages: tuple[str, ...]
+    job: str | None
+    reason: Reason
+    detail: str
+
+
+class StoreReport(msgspec.Struct, frozen=True, kw_only=True):
+    """The handoff store. `n_bytes` are of all its files, `owned_bytes` of the `files` that have an owner."""
+
+    n_bytes: int
+    capacity_bytes: int
+    files: int
+    owned_bytes: int
+
+
+class EncodeCacheReport(msgspec.Struct, frozen=True, kw_only=True):
+    entries: int
+    n_bytes: int
+    hits: int
+    misses: int
+
+
+class FleetReport(msgspec.Struct, frozen=True, kw_only=True):
+    """`effects`: the last 50, the newest last. `host_weights_bytes`: host copies of weights, by node."""
+
+    at_unix_s: float
+    gateway: GatewayReport
+    models: tuple[ModelReport, ...]
+    workers: tuple[WorkerReport, ...]
+    queue: QueueReport
+    placement: PlacementReport | None
+    effects: tuple[EffectReport, ...]
+    store: StoreReport
+    encode_cache: EncodeCacheReport
+    host_weights_bytes: dict[str, int]
