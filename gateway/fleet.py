@@ -104,11 +104,11 @@ class Worker:
         self.heard_at_s = now_s
 
     def beat(self, heartbeat: Heartbeat, now_s: float) -> None:
-        """A heartbeat shows the phase, and progress within a step loop even if a message was late."""
+        """A heartbeat shows the phase, and progress even if a message was late: another place than before."""
         self.phase, self.phase_since_s = heartbeat.phase, now_s - heartbeat.since_s
-        task = self.task
-        if task and heartbeat.task_id == task.task_id and heartbeat.step > task.steps_done:
-            task.moved_at_s = now_s
+        task, place = self.task, (heartbeat.stage, heartbeat.step)
+        if task and heartbeat.task_id == task.task_id and place != task.beaten_at:
+            task.beaten_at, task.moved_at_s = place, now_s
 
     def view(self) -> WorkerView:
         return WorkerView(

@@ -28,10 +28,11 @@ TaskMessage = (
 class Task:
     """`job_id` is None for a warm-up. `n_ended` of `stages` have ended, `steps_done` of the running loop.
 
-    Its loop begins behind `from_step` steps, which kept `from_exactness`. `moved_at_s` is when it was last
-    heard to get on; `stage_started` whether the next stage has begun. `keep_after` and `checkpoint_every` are
-    what it was asked to write beside its output. `can_pause`: its loop is still to end, and what that begins
-    with is or will be durable.
+    Its loop begins behind `from_step` steps, which kept `from_exactness`. `moved_at_s` is when it was
+    last heard to get on, `beaten_at` the stage and step that its worker's last heartbeat told;
+    `stage_started` whether the next stage has begun. `keep_after` and `checkpoint_every` are what it was
+    asked to write beside its output. `can_pause`: its loop is still to end, and what that begins with is
+    or will be durable.
     """
 
     task_id: str
@@ -42,6 +43,7 @@ class Task:
     steps: int
     sent_s: float
     moved_at_s: float
+    beaten_at: tuple[str | None, int] | None = None
     n_ended: int = 0
     from_step: int = 0
     from_exactness: Exactness = Exactness.BITWISE

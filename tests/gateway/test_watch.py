@@ -143,6 +143,17 @@ def test_a_step_in_a_heartbeat_is_progress(fleet: Fleet, worker: Worker) -> None
     assert not list(overdue(fleet, planner(0.1), CONFIG, 18.0))
 
 
+def test_the_same_step_in_every_heartbeat_is_none(fleet: Fleet, worker: Worker) -> None:
+    """A worker that hangs between a step and its message tells of that step for ever."""
+    worker.greeted(HELLO, 0.0)
+    worker.heard(1000.0)
+    worker.task = denoise(0.0)
+    for beat_s in range(1, 12):
+        worker.beat(Heartbeat(phase=Phase.RUNNING, since_s=0.0, task_id="task", step=3), float(beat_s))
+    assert not list(overdue(fleet, planner(0.1), CONFIG, 11.0))
+    assert list(overdue(fleet, planner(0.1), CONFIG, 11.5))
+
+
 def test_nobody_is_condemned_twice(fleet: Fleet, worker: Worker) -> None:
     worker.condemned = True
     assert not list(overdue(fleet, None, CONFIG, 1e6))
