@@ -15,7 +15,7 @@ from typing import cast
 
 from aiohttp import web
 
-from gateway.errors import StartFailed, TooManyConnections
+from gateway.errors import BadHttp, StartFailed, TooManyConnections
 
 _BACKLOG = 1024
 
@@ -34,13 +34,40 @@ def listen(host: str, port: int, *, idle_timeout_s: float) -> socket.socket:
     return listener
 
 
-def bounded(server: web.Server, max_connections: int) -> Callable[[], asyncio.Protocol]:
+def connections(
+    server: web.Server, *, max_connections: int, idle_timeout_s: float
+) -> Callable[[], asyncio.Protocol]:
     """A factory of connections to `server`; one too many is told so and closed."""
+    loop = asyncio.get_running_loop()
 
     def connection() -> asyncio.Protocol:
-        return _Refusal() if len(server.connections) >= max_connections else server()
+        if len(server.connections) >= max_connections:
+            return _Refusal()
+        # the keep-alive's bound holds from the connection's beginning to its first whole head as well
+        return _Connection(server, loop=loop, keepalive_timeout=idle_timeout_s, access_log=None)
 
     return connection
+
+
+class _Connection(web.RequestHandler):
+    """What is no HTTP is answered like any other error, and is no news for the log: anyone may send it."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        if status >= 500:
+            return super().handle_error(request, status, exc, message)
+        self.logger.debug("no HTTP from %s: %s", request.remote, message)
+        error = BadHttp(message or "this is no HTTP request", http_status=status)
+        response = web.json_response(error.body(), status=status, headers=error.headers())
+        response.force_close()
+        return response
 
 
 class _Refusal(asyncio.Protocol):

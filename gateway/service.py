@@ -23,7 +23,7 @@ from gateway.errors import ConfigRefused, ShuttingDown, StartFailed
 from gateway.files import FileStore
 from gateway.handoffs import Handoffs
 from gateway.journal import Journal
-from gateway.listen import bounded, listen
+from gateway.listen import connections, listen
 from gateway.loop import Engine
 from gateway.metrics import Metrics
 from gateway.supervisor import Command, Supervisor, worker_command
@@ -129,12 +129,12 @@ async def _run(
         handler_cancellation=True,
         access_log=None,
         shutdown_timeout=_REPLY_GRACE_S,
-        # also from the connection's beginning to its first whole request head
-        keepalive_timeout=config.idle_timeout_s,
     )
     await runner.setup()
     assert runner.server is not None
-    connection = bounded(runner.server, config.max_connections)
+    connection = connections(
+        runner.server, max_connections=config.max_connections, idle_timeout_s=config.idle_timeout_s
+    )
     server = await asyncio.get_running_loop().create_server(connection, sock=listener)
     async with asyncio.TaskGroup() as group:
         working = group.create_task(engine.run(), name="engine")

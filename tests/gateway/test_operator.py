@@ -118,7 +118,7 @@ async def test_a_second_stop_does_not_wait_for_workers_that_hang(tmp_path: Path)
 
 
 async def test_new_work_is_refused_with_a_time_while_open_work_ends(tmp_path: Path) -> None:
-    flags = ("--drain-timeout-s", "60")
+    flags = ("--drain-timeout-s", "60", "--cpu", "1")
     async with (
         served(tmp_path, *flags, fates=("denoise,hold",)) as gateway,
         aiohttp.ClientSession() as session,
@@ -137,8 +137,7 @@ async def test_new_work_is_refused_with_a_time_while_open_work_ends(tmp_path: Pa
         assert await status_of(gateway, "/ready") == 503
         assert not running.done()
         # the worker that holds it dies, its successor goes on with it
-        for pid in gateway.pids():
-            os.kill(pid, signal.SIGKILL)
+        os.kill(gateway.pids()[0], signal.SIGKILL)
         assert (await asyncio.wait_for(running, 30))[0] == 200
         assert await gateway.ended() == 0
 
@@ -184,15 +183,21 @@ async def test_the_name_of_the_key_is_logged_and_the_key_is_not(tmp_path: Path) 
 # bounds
 
 
-async def closed_after(gateway: Served, sent: bytes) -> float:
-    """Seconds until the gateway closes a connection on which nothing but `sent` comes."""
+async def answer_to(gateway: Served, sent: bytes) -> bytes:
+    """Everything that comes back until the gateway closes the connection."""
     host, _, port = gateway.url.removeprefix("http://").rpartition(":")
-    began_s = time.monotonic()
     reader, writer = await asyncio.open_connection(host, int(port))
     writer.write(sent)
-    await asyncio.wait_for(reader.read(), 30)
+    answer = await asyncio.wait_for(reader.read(), 30)
     writer.close()
     await writer.wait_closed()
+    return answer
+
+
+async def closed_after(gateway: Served, sent: bytes) -> float:
+    """Seconds until the gateway closes a connection on which nothing but `sent` comes."""
+    began_s = time.monotonic()
+    await answer_to(gateway, sent)
     return time.monotonic() - began_s
 
 
@@ -202,6 +207,27 @@ async def test_connections_are_bounded_in_time(tmp_path: Path) -> None:
         await gateway.ready()
         for sent in (b"", head + b"X-Slow: ", head + b"\r\n"):
             assert await closed_after(gateway, sent) >= 0.4
+
+
+async def test_what_is_no_http_is_an_error_like_any_other(tmp_path: Path) -> None:
+    async with served(tmp_path) as gateway:
+        await gateway.ready()
+        for sent in (
+            b"\x16\x03\x01 no HTTP\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 20_000 + b"\r\n\r\n",
+            b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\n\r\n",
+            b"GET / HTTP/1.1\r\n" + b"X: a\r\n" * 1000 + b"\r\n",
+            b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+            b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
+        ):
+            answer = await answer_to(gateway, sent)
+            assert answer.startswith(b"HTTP/1.0 400 ")
+            assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == "bad_request"
+            assert len(answer) < 1000
+        gateway.process.send_signal(signal.SIGTERM)
+        assert await gateway.ended() == 0
+    # who has no key cannot fill the log
+    assert not any("aiohttp" in line for line in gateway.lines)
 
 
 async def test_connections_are_bounded_in_number(tmp_path: Path) -> None:
