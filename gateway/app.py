@@ -128,10 +128,11 @@ def _admitted(guard: Guard) -> Middleware:
 
 
 def _scope(request: web.Request) -> Scope:
-    """Of its route; paths and methods that there are not tell only those more who have a key."""
+    """Of its route; only who has a key is told which there are not."""
     resource = request.match_info.route.resource
-    method = "GET" if request.method == "HEAD" else request.method
-    return _SCOPES.get((method, resource.canonical if resource is not None else ""), "client")
+    if resource is None:
+        return "client"
+    return _SCOPES["GET" if request.method == "HEAD" else request.method, resource.canonical]
 
 
 def _with_body(timeout_s: float) -> Middleware:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import gzip
 import json
+import re
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -219,6 +220,18 @@ async def test_keys_over_http(start: Start, keys: Path) -> None:
         error = (await response.json())["error"]
         assert (error["type"], error["code"]) == ("invalid_request_error", "invalid_api_key")
         assert response.headers["X-Request-Id"].startswith("req-")
+
+
+async def test_every_route_asks_for_the_key_of_its_scope(start: Start, keys: Path) -> None:
+    bench = await start(api_keys=keys)
+    for method, path, _, scope in ROUTES:
+        asked = re.sub(r"\{[^}]*\}", "toy" if method == "GET" else "none", path)
+        found = []
+        for headers in ({}, ALICE, ROOT):
+            async with bench.client.request(method, asked, headers=headers) as response:
+                found.append({401: "who", 403: "no"}.get(response.status, "yes"))
+        expected = {"public": ["yes"] * 3, "client": ["who", "yes", "yes"]}
+        assert found == expected.get(scope, ["who", "no", "yes"]), (method, path)
 
 
 async def test_a_key_is_revoked_while_serving(start: Start, keys: Path) -> None:
