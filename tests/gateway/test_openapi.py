@@ -12,6 +12,7 @@ from gateway.bodies import REFUSED_FIELDS, REFUSED_VALUES, ErrorReply, ImagesReq
 from gateway.errors import ApiError, InvalidRequest
 from gateway.openapi import document
 from gateway.operations import OPERATIONS, canonical
+from gateway.supervisor import CHECKOUT
 from tests.gateway.conftest import Start
 
 SCOPES = {(method, canonical(path)): scope for method, path, _, scope in ROUTES}
@@ -86,6 +87,11 @@ def test_what_is_refused_is_not_published_as_possible() -> None:
 def test_every_error_has_the_published_shape() -> None:
     error: ApiError = InvalidRequest("n is 0", param="n")
     assert msgspec.to_builtins(msgspec.convert(error.body(), ErrorReply)) == error.body()
+
+
+def test_every_field_is_documented() -> None:
+    text = (CHECKOUT / "docs" / "http.md").read_text()
+    assert [name for name in ImagesRequest.__struct_fields__ if f"`{name}`" not in text] == []
 
 
 async def test_it_is_served(start: Start) -> None:

@@ -151,6 +151,8 @@ async def test_the_openai_client_is_served(start: Start) -> None:
         ("GET", "/nowhere", 404, "not_found"),
         ("GET", "/v1/images/generations", 405, "method_not_allowed"),
         ("DELETE", "/health", 405, "method_not_allowed"),
+        ("OPTIONS", "/v1/images/generations", 405, "method_not_allowed"),
+        ("TRACE", "/v1/models", 405, "method_not_allowed"),
         ("GET", "/v1/models/other/one", 404, "model_not_found"),
     ],
 )

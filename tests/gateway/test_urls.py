@@ -13,6 +13,7 @@ from aiohttp import ClientResponse
 
 from tests.gateway.conftest import Bench, Start, until
 from tests.gateway.scripted import picture_of
+from tests.gateway.served import served
 from tests.gateway.test_serving import error_of
 
 
@@ -185,3 +186,12 @@ async def test_the_openai_client_gets_both(start: Start) -> None:
         with pytest.raises(openai.BadRequestError, match="moderation") as refused:
             await client.images.generate(prompt="a hat", moderation="low")
         assert refused.value.param == "moderation"
+
+
+async def test_a_second_gateway_on_the_folder_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "files"
+    async with served(tmp_path, "--files", str(folder)) as first:
+        await first.ready()
+        async with served(tmp_path, "--files", str(folder)) as second:
+            assert await second.ended() == 1
+            assert f"another gateway keeps its files in {folder}" in second.lines[-1]
