@@ -50,7 +50,7 @@ async def test_quality_is_told_unless_the_steps_were_named(
 
 async def test_requests_at_the_same_time_each_get_their_own_size_and_seeds(start: Start) -> None:
     bench = await start(n_workers=3)
-    asked = [
+    asked: list[dict[str, Any]] = [
         {"size": size, "seed": 100 * i, "n": 1 + i % 4}
         for i, size in enumerate(["64x64", "256x64", "64x256", "auto", "128x64", "256x256"] * 3)
     ]
