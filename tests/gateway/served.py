@@ -69,7 +69,8 @@ async def served(
         stdout=PIPE,
         stderr=PIPE,
         cwd=CHECKOUT,
-        env={**os.environ, **(variables or {})},
+        env={name: os.environ[name] for name in os.environ if not name.startswith("TRIPTYCH_")}
+        | dict(variables or {}),
     )
     gateway = Served(process, folder)
 
