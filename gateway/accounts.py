@@ -38,11 +38,11 @@ class Retry(enum.StrEnum):
 
 
 class CarriedOut(msgspec.Struct, frozen=True):
-    """An effect of the planner: "run", "load", "evict" or "pause". `model` where it is of one model."""
+    """An effect of the planner: "run", "load", "evict" or "pause"."""
 
     effect: str
     worker: str
-    model: str | None
+    model: str
     stages: tuple[str, ...]
     job: str | None
     reason: Reason
@@ -99,17 +99,18 @@ class Accounts:
             from_step=from_step,
         )
 
-    def effect(self, effect: Run | Load | Evict | Pause, at_s: float) -> None:
-        """An effect of the planner was carried out."""
-        told = _carried_out(effect, at_s)
+    def effect(self, effect: Run | Load | Evict | Pause, model: str, at_s: float) -> None:
+        """An effect of the planner was carried out, for `model`."""
+        told = _carried_out(effect, model, at_s)
         self.effects.append(told)
-        self.metrics.effects.labels(told.effect, str(told.reason)).inc()
+        self.metrics.effects.labels(model, told.effect, str(told.reason)).inc()
         log.log(
             logging.INFO if isinstance(effect, Load | Evict) else logging.DEBUG,
-            "%s: %s %s (%s%s)",
+            "%s: %s %s of %s (%s%s)",
             told.worker,
             told.effect,
-            ", ".join(told.stages) + (f" of {told.job}" if told.job else ""),
+            ", ".join(told.stages) or "the loop",
+            told.job or model,
             told.reason,
             f": {told.detail}" if told.detail else "",
         )
@@ -182,13 +183,12 @@ class Accounts:
         self._journal.record("kill", worker=worker.worker_id, reason=reason, at_s=at_s)
 
 
-def _carried_out(effect: Run | Load | Evict | Pause, at_s: float) -> CarriedOut:
+def _carried_out(effect: Run | Load | Evict | Pause, model: str, at_s: float) -> CarriedOut:
     why, kind = effect.reason, type(effect).__name__.lower()
     match effect:
         case Run():
-            return CarriedOut(kind, effect.workers[0], None, effect.stages, effect.jobs[0], why, "", at_s)
+            return CarriedOut(kind, effect.workers[0], model, effect.stages, effect.jobs[0], why, "", at_s)
         case Pause():
-            return CarriedOut(kind, effect.worker, None, (), effect.job, why, effect.detail, at_s)
+            return CarriedOut(kind, effect.worker, model, (), effect.job, why, effect.detail, at_s)
         case Load() | Evict():
-            held = effect.model, effect.stages
-            return CarriedOut(kind, effect.worker, *held, None, why, effect.detail, at_s)
+            return CarriedOut(kind, effect.worker, model, effect.stages, None, why, effect.detail, at_s)

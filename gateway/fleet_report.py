@@ -127,7 +127,7 @@ class EffectReport(msgspec.Struct, frozen=True, kw_only=True):
     effect: str
     at_unix_s: float
     worker: str
-    model: str | None
+    model: str
     stages: tuple[str, ...]
     job: str | None
     reason: Reason

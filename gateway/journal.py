@@ -4,9 +4,8 @@ Written by a thread: the event loop only puts a line in a bounded queue. Events,
 
 - "stage": worker, job, request, model, stage, kind, started_at_s, ended_at_s, overhead_s, steps, from_step
   (warm-ups: job is null; a loop that went on from a checkpoint ran `steps` steps behind its `from_step`)
-- "effect": effect ("run", "load", "evict"), worker, model (null for a run), stages, job (of a run), reason,
-  detail, at_s
-- "pause": worker, model (null), job, reason, detail, at_s
+- "effect": effect ("run", "load", "evict"), worker, model, stages, job (of a run), reason, detail, at_s
+- "pause": worker, model, job, reason, detail, at_s
 - "request": request, model, outcome, status, code, n, size, steps, times_s, deadline_s (from arrival),
   deadline_met, exactness, at_s
 - "model": model, status, reason, at_s

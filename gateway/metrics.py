@@ -94,6 +94,7 @@ class Metrics:
         self.effects = self._counter(
             "triptych_planner_effects",
             "Effects of the planner that were carried out",
+            "model",
             "effect",
             "reason",
         )

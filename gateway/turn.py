@@ -55,20 +55,24 @@ class Turn:
                 if job is None or not worker.is_free or not job.can_run(effect.stages):
                     log.error("the planner's %r does not fit what it was shown", effect)
                     return
-                self._roster.runs(job.model).orders.job(worker, job, effect.stages)
+                model = job.model
+                self._roster.runs(model).orders.job(worker, job, effect.stages)
             case Pause():
                 worker = self._fleet[effect.worker]
                 task = worker.task
                 if task is None or task.job_id != effect.job or not task.can_pause or task.pausing:
                     log.error("the planner's %r does not fit what it was shown", effect)
                     return
-                self._roster.runs(task.model).orders.pause(task, worker)
+                model = task.model
+                self._roster.runs(model).orders.pause(task, worker)
             case Load():
-                self._fleet[effect.worker].asked |= {(effect.model, stage) for stage in effect.stages}
-                entry = to_entry(self._roster.get(effect.model).model)
-                load = LoadStages(model=effect.model, entry=entry, stages=effect.stages)
+                model = effect.model
+                self._fleet[effect.worker].asked |= {(model, stage) for stage in effect.stages}
+                entry = to_entry(self._roster.get(model).model)
+                load = LoadStages(model=model, entry=entry, stages=effect.stages)
                 self._around.send(effect.worker, load)
             case Evict():
-                self._fleet[effect.worker].resident -= {(effect.model, stage) for stage in effect.stages}
-                self._around.send(effect.worker, EvictStages(model=effect.model, stages=effect.stages))
-        self._around.accounts.effect(effect, now_s)
+                model = effect.model
+                self._fleet[effect.worker].resident -= {(model, stage) for stage in effect.stages}
+                self._around.send(effect.worker, EvictStages(model=model, stages=effect.stages))
+        self._around.accounts.effect(effect, model, now_s)

@@ -125,7 +125,8 @@ async def test_what_runs_and_what_waits(start: Start) -> None:
     assert counts == {"queued": 2, "encoding": 1, "ready": 1, "diffusing": 1}
     assert report.gateway.open_requests == 2
     runs = [effect for effect in report.effects if effect.effect == "run"]
-    assert (runs[-1].worker, runs[-1].job, runs[-1].stages) == ("cpu-0", others[0].job_id, ("text_encoder",))
+    assert (runs[-1].worker, runs[-1].model, runs[-1].stages) == ("cpu-0", "toy", ("text_encoder",))
+    assert runs[-1].job == others[0].job_id
     assert runs[-1].reason == "earliest_deadline"
     bench.fleet.release.set()
     assert [(await posted).status for posted in (first, second)] == [200, 200]

@@ -77,7 +77,7 @@ async def test_a_paused_job_goes_on_where_it_was(start: Start, placement: object
     text = await (await bench.client.get("/metrics")).text()
     assert 'triptych_jobs{state="paused"} 1.0' in text
     assert 'triptych_queue_jobs{model="toy",stage="denoise"} 1.0' in text
-    assert 'triptych_planner_effects_total{effect="pause",reason="earliest_deadline"} 1.0' in text
+    assert 'triptych_planner_effects_total{effect="pause",model="toy",reason="earliest_deadline"} 1.0' in text
     policy.resume()
     assert (await posted).status == 200
     task = last_loop(bench)
