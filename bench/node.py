@@ -109,7 +109,7 @@ class Node:
                 stdout=log,
                 stderr=STDOUT,
                 cwd=CHECKOUT,
-                env=os.environ | {"PYTHONPATH": _with_checkout(os.environ.get("PYTHONPATH"))},
+                env=_environment(),
                 start_new_session=True,
                 preexec_fn=_stop_with_parent,
             )
@@ -271,6 +271,12 @@ def _free_port() -> int:
 def _is_listening(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex((_HOST, port)) == 0
+
+
+def _environment() -> dict[str, str]:
+    """Ours, with the checkout on the path and without what configures another gateway."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith("TRIPTYCH_")}
+    return own | {"PYTHONPATH": _with_checkout(os.environ.get("PYTHONPATH"))}
 
 
 def _with_checkout(path: str | None) -> str:

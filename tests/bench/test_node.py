@@ -95,13 +95,18 @@ async def test_kills_one_that_does_not_stop(tmp_path: Path, command: tuple[str, 
             pass
 
 
-async def test_tells_of_a_bad_end_and_of_what_is_left(tmp_path: Path, command: tuple[str, ...]) -> None:
+async def test_tells_of_a_bad_end_and_of_what_is_left(
+    tmp_path: Path, command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRIPTYCH_PORT", "1")
     with pytest.raises(NodeFailed, match="the gateway ended with exit code 5"):
         async with Node(config(tmp_path, "sulks"), command=command):
             pass
     with pytest.raises(NodeFailed, match=r"process \d+ is left") as caught:
         async with Node(config(tmp_path, "litters"), command=command) as node:
             assert node.worker_environment()["PATH"] == os.environ["PATH"]
+            # what configures another gateway is none of this one's
+            assert "TRIPTYCH_PORT" not in node.worker_environment()
     pid = int(str(caught.value).split()[1])
     os.kill(pid, signal.SIGKILL)
 
