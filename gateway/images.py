@@ -75,7 +75,7 @@ async def post_images(request: web.Request) -> web.Response:
     return web.Response(
         body=rendered,
         content_type="application/json",
-        headers={"Server-Timing": server_timing(done.slowest)},
+        headers={"Server-Timing": server_timing(done.slowest, reply_s=engine.now_s() - done.ended_s)},
     )
 
 

@@ -25,6 +25,8 @@ def times_s(job: Job) -> dict[str, float]:
     return {**parts, "total": round(sum(parts.values()), 6)}
 
 
-def server_timing(job: Job) -> str:
-    """The header's value: durations in milliseconds."""
-    return ", ".join(f"{part};dur={seconds * 1000:.1f}" for part, seconds in times_s(job).items())
+def server_timing(job: Job, *, reply_s: float) -> str:
+    """The header's value: durations in milliseconds, with what the reply took behind the job's own."""
+    parts = times_s(job)
+    parts |= {"reply": reply_s, "total": parts.pop("total") + reply_s}
+    return ", ".join(f"{part};dur={seconds * 1000:.1f}" for part, seconds in parts.items())

@@ -71,7 +71,7 @@ def test_a_job_goes_through_its_stages_and_its_times_add_up() -> None:
         "finish": 0.5,
         "total": 9.5,
     }
-    assert server_timing(job).endswith("total;dur=9500.0")
+    assert server_timing(job, reply_s=0.25).endswith("reply;dur=250.0, total;dur=9750.0")
 
 
 def test_an_illegal_event_changes_nothing() -> None:
