@@ -99,7 +99,7 @@ def _fields_of_request(slip: Slip, request: Request) -> dict[str, Any]:
         "steps": job.generation.num_inference_steps,
         "priority": job.priority,
         "outcome": request.outcome,
-        "code": _code(request.error),
+        "code": _code(request.error or slip.error),
         "times_s": times_s(request.slowest),
         "workers": slip.workers,
         "retries": dict(slip.retries) or None,

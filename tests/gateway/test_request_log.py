@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
 from gateway.logs import logging_to
 from tests.gateway.conftest import Bench, Start, until
+from tests.gateway.served import served
 
 SPLIT = {"cpu-0": ("text_encoder", "decode"), "cpu-1": ("denoise",)}
 SECRET = "a lighthouse that nobody may know of"
@@ -213,3 +216,18 @@ async def test_prompts_are_shown_cut_when_asked_for(start: Start, log: Log) -> N
     assert (await log.request())["prompt"] == SECRET
     await bench.post(prompt="lighthouse " * 50)
     assert len((await log.request(2))["prompt"]) == 203
+
+
+@pytest.mark.process
+async def test_every_line_of_the_process_is_an_object(tmp_path: Path) -> None:
+    async with served(tmp_path, "--log-format", "json") as gateway, aiohttp.ClientSession() as session:
+        await gateway.ready()
+        body = {"prompt": "a hat", "user": 'x\n{"level": "error"}'}
+        async with session.post(f"{gateway.url}/v1/images/generations", json=body) as response:
+            assert response.status == 200
+        gateway.process.send_signal(signal.SIGTERM)
+        assert await gateway.ended() == 0
+    lines = [json.loads(line) for line in gateway.lines]
+    (line,) = [line for line in lines if line["logger"] == "gateway.requests"]
+    assert (line["message"], line["user"]) == (response.headers["X-Request-Id"], body["user"])
+    assert lines[0]["message"].startswith("configuration: {")
