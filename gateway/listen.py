@@ -11,7 +11,7 @@ import errno
 import json
 import socket
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 from aiohttp import web
 
@@ -39,12 +39,13 @@ def connections(
 ) -> Callable[[], asyncio.Protocol]:
     """A factory of connections to `server`; one too many is told so and closed."""
     loop = asyncio.get_running_loop()
+    # the keep-alive's bound holds from the connection's beginning to its first whole head as well
+    options: dict[str, Any] = {"keepalive_timeout": idle_timeout_s, "access_log": None}
 
     def connection() -> asyncio.Protocol:
         if len(server.connections) >= max_connections:
             return _Refusal()
-        # the keep-alive's bound holds from the connection's beginning to its first whole head as well
-        return _Connection(server, loop=loop, keepalive_timeout=idle_timeout_s, access_log=None)
+        return _Connection(server, loop=loop, **options)
 
     return connection
 

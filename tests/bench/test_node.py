@@ -104,9 +104,10 @@ async def test_tells_of_a_bad_end_and_of_what_is_left(
             pass
     with pytest.raises(NodeFailed, match=r"process \d+ is left") as caught:
         async with Node(config(tmp_path, "litters"), command=command) as node:
-            assert node.worker_environment()["PATH"] == os.environ["PATH"]
-            # what configures another gateway is none of this one's
-            assert "TRIPTYCH_PORT" not in node.worker_environment()
+            environment = node.worker_environment()
+    assert environment["PATH"] == os.environ["PATH"]
+    # what configures another gateway is none of this one's
+    assert "TRIPTYCH_PORT" not in environment
     pid = int(str(caught.value).split()[1])
     os.kill(pid, signal.SIGKILL)
 
