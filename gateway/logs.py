@@ -95,7 +95,8 @@ class JsonLines(logging.Formatter):
         }
         if traceback := _traceback(self, record):
             line["traceback"] = traceback
-        return _json({**_fields(record), **line})
+        # the line's own stand first, and no field takes their place
+        return _json({**line, **_fields(record), **line})
 
 
 def _fields(record: logging.LogRecord) -> Mapping[str, Any]:

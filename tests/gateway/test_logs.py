@@ -47,6 +47,7 @@ def test_a_record_is_one_line_of_text() -> None:
 
 def test_fields_cannot_stand_for_what_the_line_says_itself() -> None:
     line = json.loads(written("json", fields={"level": "error", "logger": "another"}))
+    assert list(line)[:4] == ["at", "level", "logger", "message"]
     assert (line["level"], line["logger"]) == ("info", "gateway.of_tests")
 
 
