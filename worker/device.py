@@ -87,9 +87,7 @@ class DeviceLoop:
                 case LoadStages():
                     self._load(command)
                 case EvictStages():
-                    if (resident := self._models.get(command.model)) is not None:
-                        resident.evict(command.stages)
-                        give_back(self._device)
+                    self._evict(command)
                 case ForgetModel():
                     self._forget(command.model)
                 case RunTask():
@@ -142,6 +140,11 @@ class DeviceLoop:
                 notes=resident.notes,
             )
         )
+
+    def _evict(self, command: EvictStages) -> None:
+        if command.model in self._models:
+            self._models[command.model].evict(command.stages)
+            give_back(self._device)
 
     def _forget(self, model: str) -> None:
         if (resident := self._models.pop(model, None)) is not None:

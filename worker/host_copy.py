@@ -1,10 +1,11 @@
 """One component as a file whose tensors can be computed with where they are mapped.
 
-The file is the length of a msgpack header in eight bytes, the header, and tensors, each at a multiple of 64
-bytes like memory of torch's own: arithmetic libraries choose their path by the address, so pictures could
-differ otherwise (safetensors packs tensors without gaps, so it does not serve here). The header says the
-component's config and which attribute of which module is which tensor: parameters, buffers, those left out of
-a state dict too, and plain attributes that are tensors. Several attributes may be one tensor (tied weights).
+The file is the length of a msgpack header in eight bytes, the header, and tensors, each at the address modulo
+64 that the library had it at: arithmetic libraries choose their path by that, and pictures differ otherwise.
+What a library copied is aligned, what it mapped out of a model's safetensors file is mostly not, and that
+format could not say it, because it has no gaps between tensors. The header says the component's config and
+which attribute of which module is which tensor: parameters, buffers, those left out of a state dict too, and
+plain attributes that are tensors. Several attributes may be one tensor (tied weights).
 
 A component is made again from its class and its config, without weights, and then each of these attributes is
 put in its place. Whether that makes what the library loaded is not believed but compared, once, by whoever
@@ -29,7 +30,7 @@ from transformers.utils.generic import ContextManagers
 
 from worker.host_folder import HeldFile
 
-_ALIGNMENT_BYTES = 64
+_LINE_BYTES = 64
 _KINDS = ("_parameters", "_buffers")
 # left behind by loading, and for saving only; the config is compared by itself
 _NOT_COMPARED = {
@@ -62,23 +63,23 @@ class HostCopy:
                 numbers[id(tensor)] = len(self._tensors)
                 self._tensors.append(tensor)
             places.append((place.path, place.kind, place.name, numbers[id(tensor)]))
-        offset, infos = 0, []
+        n_bytes = 0
+        infos: list[tuple[str, list[int], int]] = []
         for tensor in self._tensors:
+            offset = n_bytes + (tensor.data_ptr() - n_bytes) % _LINE_BYTES
             infos.append((str(tensor.dtype).removeprefix("torch."), list(tensor.shape), offset))
-            offset = _aligned(offset + tensor.numel() * tensor.element_size())
+            n_bytes = offset + tensor.numel() * tensor.element_size()
         header = {"config": _config(module), "places": places, "tensors": infos}
         self._header: bytes = msgpack.packb(header)
         self._start = _aligned(8 + len(self._header))
-        self.n_bytes = self._start + offset
+        self._offsets = [offset for _, _, offset in infos]
+        self.n_bytes = self._start + n_bytes
 
     def write(self, file: BinaryIO) -> None:
         file.write(len(self._header).to_bytes(8, "little") + self._header)
-        at = self._start
-        for tensor in self._tensors:
-            file.seek(at)
-            data = tensor.detach().cpu().reshape(-1).view(torch.uint8)
-            file.write(data.numpy().data)
-            at += _aligned(len(data))
+        for tensor, offset in zip(self._tensors, self._offsets, strict=True):
+            file.seek(self._start + offset)
+            file.write(_bytes(tensor).numpy().data)
 
 
 def made_from(held: HeldFile, kind: Any, dtype: torch.dtype) -> torch.nn.Module:
@@ -201,6 +202,8 @@ def _same(one: Any, other: Any) -> bool:
                 *(other.dtype, other.shape, other.stride(), other.device),
             ):
                 return False
+            if one.numel() and (one.data_ptr() - other.data_ptr()) % _LINE_BYTES:
+                return False
             # as bytes: a number that is none equals itself there
             return torch.equal(_bytes(one), _bytes(other))
         case (list(), list()) | (tuple(), tuple()):
@@ -217,4 +220,4 @@ def _bytes(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _aligned(n_bytes: int) -> int:
-    return -(-n_bytes // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES
+    return -(-n_bytes // _LINE_BYTES) * _LINE_BYTES

@@ -14,6 +14,7 @@ from wire.generation import Generation
 from wire.handoff import HandoffStore
 from wire.to_gateway import StagesLoaded, StepDone, TaskCancelled, TaskDone, TaskFailed, TaskPaused, ToGateway
 from wire.to_worker import LoadStages, RunTask
+from worker.components import Components
 from worker.device import DeviceLoop
 
 STAGES = ("text_encoder", "denoise", "decode")
@@ -24,11 +25,11 @@ M = TypeVar("M")
 class Driver:
     """A device loop on a thread, and what it said."""
 
-    def __init__(self, store: HandoffStore) -> None:
+    def __init__(self, store: HandoffStore, components: Components | None = None) -> None:
         self.said: queue.Queue[ToGateway] = queue.Queue()
         self.history: list[ToGateway] = []
         self.store = store
-        self.loop = DeviceLoop(torch.device("cpu"), store, self.said.put)
+        self.loop = DeviceLoop(torch.device("cpu"), store, self.said.put, components)
         self._thread = threading.Thread(target=self.loop.run)
         self._thread.start()
 
