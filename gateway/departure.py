@@ -70,5 +70,6 @@ class Departures:
         self._around.encodes.forget(served.name)
         for worker in self._around.fleet.up():
             worker.forget(served.name)
+            worker.unanswered += 1
             served.told.add(worker.worker_id)
             self._around.send(worker.worker_id, ForgetModel(model=served.name))

@@ -30,7 +30,7 @@ class Worker:
     """One worker of the configuration, through all its incarnations.
 
     `task` has the device; `finishing` are tasks, by id, whose device work is over and whose picture is still
-    being encoded beside it.
+    being encoded beside it. `unanswered`: so many times it was told to describe or to forget a model.
     """
 
     worker_id: str
@@ -42,6 +42,7 @@ class Worker:
     unwarmed: set[StageKey] = field(default_factory=set)
     asked: set[StageKey] = field(default_factory=set)
     failed: set[StageKey] = field(default_factory=set)
+    unanswered: int = 0
     resident_bytes: int = 0
     task: Task | None = None
     finishing: dict[str, Task] = field(default_factory=dict)
@@ -118,6 +119,7 @@ class Worker:
             loading=frozenset(self.asked | self.unwarmed),
             task=self.task.view() if self.task else None,
             failed=frozenset(self.failed),
+            occupied=self.unanswered > 0,
         )
 
     def loaded(self, keys: set[StageKey]) -> None:
@@ -153,6 +155,7 @@ class Worker:
         self.unwarmed.clear()
         self.asked.clear()
         self.failed.clear()
+        self.unanswered = 0
         self.resident_bytes = 0
         self.task = None
         self.finishing.clear()

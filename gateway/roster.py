@@ -42,7 +42,7 @@ from wire.to_worker import Describe
 log = logging.getLogger(__name__)
 
 MAX_LOST = 2
-"""Workers lost in a row while they load a model that end its loading: fewer than end a worker."""
+"""Workers lost while they load a model that end its loading: fewer than end a worker."""
 
 ModelMessage = Described | DescribeFailed | StagesLoaded | LoadFailed | ModelForgotten
 
@@ -182,6 +182,8 @@ class Roster:
         """A worker's word about a model. What it says of one that leaves is void, until it forgot it."""
         if isinstance(message, StagesLoaded | ModelForgotten):
             self._around.fleet.holds(worker, message.resident_bytes, message.host_bytes)
+        if isinstance(message, Described | DescribeFailed | ModelForgotten):
+            worker.unanswered = max(0, worker.unanswered - 1)
         served = self._models.get(message.model)
         if served is None:
             return
@@ -212,7 +214,7 @@ class Roster:
             served.n_lost += 1
             if served.n_lost >= MAX_LOST:
                 last = f"{worker.worker_id}: {reason}"
-                self._fail(served, f"{served.n_lost} workers in a row were lost while they loaded it, {last}")
+                self._fail(served, f"{served.n_lost} workers were lost while they loaded it, {last}")
 
     def worker_given_up(self, worker_id: str, reason: str) -> None:
         """It will not come back: a stage that only it may hold has no place."""
@@ -232,7 +234,6 @@ class Roster:
         log.info("%s: %s is warm", worker.worker_id, _shown({key}))
         self._keeper.proved(worker)
         served = self._models[key[0]]
-        served.n_lost = 0
         served.sick.discard((worker.worker_id, key[1]))
         if served.status is Status.LOADING and served.not_ready_reason() is None:
             served.advance(Event.LOADED)
@@ -283,6 +284,7 @@ class Roster:
             wanted = served.status is Status.LOADING and served.leaving is None
             if up and wanted and served.graph is None and served.described_by is None:
                 served.described_by = up[0].worker_id
+                up[0].unanswered += 1
                 entry = to_entry(served.model)
                 self._around.send(served.described_by, Describe(model=served.name, entry=entry))
 

@@ -69,8 +69,8 @@ class ServedModel:
     `at_start`: it was named at start and never unloaded. `described_by` is the worker that was asked for its
     stages; `graph` is there once they are known, `runs` once they are placed. `leaving`: what there is of it
     is on its way out, before it is gone or loaded anew; open requests have until `drain_until_s`, and `told`
-    are the workers that have yet to say that they forgot it. `n_lost` workers died in a row while they loaded
-    it, `sick` are workers and stages whose last first run failed. `settled` is set while it is not LOADING.
+    are the workers that have yet to say that they forgot it. `n_lost` workers died while they loaded it,
+    `sick` are workers and stages whose last first run failed. `settled` is set while it is not LOADING.
     """
 
     name: str

@@ -17,7 +17,7 @@ from planner.types import Evict, Load, ModelView, Observation, StageKey, WorkerV
 def loads(placement: Placement, targets: Targets, observation: Observation) -> list[Load]:
     """One `Load` per worker and model for target stages that are neither resident nor loading, nor failed."""
     effects = []
-    loading = {worker.worker_id for worker in observation.workers if worker.loading}
+    loading = {worker.worker_id for worker in observation.workers if worker.is_held_up}
     for worker in _by_id(observation.workers):
         missing = targets[worker.worker_id] - worker.resident - worker.loading - worker.failed
         if not missing or _is_needed(worker, loading, targets, observation.workers):

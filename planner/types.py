@@ -75,7 +75,8 @@ class RunningTask:
 class WorkerView:
     """One live worker. `resident` can run now; `loading` was asked for and is not there yet.
 
-    `failed` could not be made resident there, and is not to be asked for again.
+    `failed` could not be made resident there, and is not to be asked for again. `occupied`: it was told
+    something else that comes before a run, like to describe a model or to forget one.
     """
 
     worker_id: str
@@ -84,6 +85,12 @@ class WorkerView:
     loading: frozenset[StageKey] = frozenset()
     task: RunningTask | None = None
     failed: frozenset[StageKey] = frozenset()
+    occupied: bool = False
+
+    @property
+    def is_held_up(self) -> bool:
+        """Whether a run sent now would wait behind something that is no run."""
+        return self.occupied or bool(self.loading)
 
 
 @dataclass(frozen=True, slots=True)

@@ -125,7 +125,7 @@ class Fates:
     dies), "unasked" (it pauses), and, between the end of the stage and that of the task, "end+hang" and
     "end+hold", in which the worker goes on with the next task. "warm:STAGE" is a warm-up. "hello",
     "hello:WORKER", "describe", "load:STAGE" and "forget" are met outside tasks; the last three can "hold"
-    too.
+    too, and a load can "pass".
     """
 
     def __init__(self, *fates: tuple[str, str]) -> None:
@@ -283,6 +283,7 @@ class ScriptedWorker:
                     raise Died
                 if fate == "hold":
                     await self._hold()
+                if fate in ("hold", "pass"):
                     continue
                 await self._say(LoadFailed(model=order.model, stages=order.stages, reason="no weights"))
                 return

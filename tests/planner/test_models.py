@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from planner import Load, ModelView, PlannerConfig, Reason, Role, Run
+from planner.dispatch import runs
 from planner.placement import Placement
 from planner.residency import loads
 from planner.types import Observation
 from tests.planner.fleet import Fleet
-from tests.planner.values import EVERY, LOOP, MODELS, REST, TINY, stages, worker
+from tests.planner.values import EVERY, LOOP, MODELS, REST, TINY, job, stages, worker
 
 OTHER = ModelView("other", ("encode", "denoise", "decode"), "denoise")
 BOTH = {**MODELS, "other": OTHER}
@@ -129,3 +130,41 @@ def test_runs_of_a_model_need_its_own_stages() -> None:
     fleet.submit("b", deadline_s=50.0, model="other")
     fleet.run(until_s=1.0)
     assert not fleet.effects(Run)
+
+
+def test_a_job_waits_for_a_busy_worker_before_it_waits_for_a_load() -> None:
+    fleet = fleet_of(models=MODELS)
+    fleet.load_s = 60.0
+    fleet.start("w0", resident=EVERY)
+    fleet.start("w1", resident=EVERY)
+    join(fleet, OTHER, 1.0)
+    for name in ("a", "b", "c"):
+        fleet.submit(name, deadline_s=50.0, at_s=2.0)
+    fleet.run(until_s=30.0)
+    # w0 loads; to stand behind that would take minutes
+    assert {ran.worker for ran in fleet.ran} == {"w1"}
+    assert sorted(fleet.finished_s.values()) == [6.0, 10.0, 14.0]
+
+
+def test_a_job_waits_for_a_load_where_nobody_else_can_run_it() -> None:
+    fleet = fleet_of(models=MODELS)
+    fleet.start("w0", resident=EVERY)
+    join(fleet, OTHER, 1.0)
+    fleet.submit("a", deadline_s=50.0, at_s=2.0)
+    fleet.run()
+    assert fleet.finished_s == {"a": 20.0}
+
+
+def test_a_worker_that_is_occupied_is_held_up_like_one_that_loads() -> None:
+    describing = replace(worker("w0"), occupied=True)
+    targets = {"w0": EVERY, "w1": EVERY}
+    one = job("a", 9.0)
+    busy = worker("w1", busy_with=("denoise",))
+    assert runs(targets, Observation(0.0, (one,), (describing, busy), MODELS)) == []
+    (run,) = runs(targets, Observation(0.0, (one,), (describing, worker("w1")), MODELS))
+    assert run.workers == ("w1",)
+    (run,) = runs(targets, Observation(0.0, (one,), (describing,), MODELS))
+    assert run.workers == ("w0",)
+    assert (
+        loads(PLACEMENT, targets | {"w1": ALL}, Observation(0.0, (), (describing, worker("w1")), BOTH)) == []
+    )
