@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import msgspec
 
 from bench.node import GATEWAY, Node, NodeConfig
 from pipelines.catalogue import Model, to_entry
+
+LIES_FOLDER = "LIES_FOLDER"
+"""The environment variable that tells `tests.system.lying_worker` where its lies are."""
 
 
 def catalogue_file(folder: Path, name: str, model: Model) -> Path:
@@ -35,3 +39,8 @@ def cpu_node(
         name="gateway", folder=folder, model=model, workers=("--cpu", str(n_workers)), flags=flags
     )
     return Node(config, command=command)
+
+
+def lying(folder: Path) -> tuple[str, ...]:
+    """The command of a gateway whose workers lie as prompts and files in `folder` say."""
+    return (sys.executable, "-m", "tests.system.lying_gateway", str(folder))

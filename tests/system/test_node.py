@@ -7,49 +7,23 @@ import base64
 import os
 import signal
 from asyncio.subprocess import PIPE
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, cast
 
-import aiohttp
 import openai
 import pytest
 import pytest_asyncio
-import torch
 
 from bench.node import CHECKOUT, GATEWAY, Node
 from pipelines.catalogue import Model
-from tests.families.sd3 import sd3
 from tests.system.nodes import catalogue_file, cpu_node
-from wire.generation import Generation
-from worker.pictures import encode_picture
+from tests.system.pictures import expected_picture, picture_of, post
 from worker.resident import ResidentModel
-from worker.task_pipeline import run_whole
 
 pytestmark = [pytest.mark.process, pytest.mark.asyncio(loop_scope="module")]
 
-STAGES = ("text_encoder", "denoise", "decode")
-_RUNNING = 'triptych_in_flight_jobs{model="tiny",stage="denoise"}'
 SPLIT = "cpu-0=text_encoder,cpu-1=denoise,cpu-2=decode"
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    return sd3(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def catalogue(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return catalogue_file(tmp_path_factory.mktemp("catalogue"), "tiny", model)
-
-
-@pytest.fixture(scope="module")
-def whole(model: Model) -> ResidentModel:
-    """The reference: the same model, whole, in this process."""
-    torch.set_num_threads(1)
-    resident = ResidentModel("tiny", model, torch.device("cpu"))
-    resident.load(STAGES)
-    return resident
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -66,33 +40,6 @@ async def apart(catalogue: Path, tmp_path_factory: pytest.TempPathFactory) -> As
     folder = tmp_path_factory.mktemp("apart")
     async with cpu_node(folder, "tiny", 3, "--catalogue", str(catalogue), "--placement", SPLIT) as node:
         yield node
-
-
-def _expected(whole: ResidentModel, body: dict[str, Any]) -> bytes:
-    """The PNG that the whole pipeline makes for `body`, in one process with one thread."""
-    generation = Generation(
-        prompt=body["prompt"],
-        width_px=32,
-        height_px=32,
-        num_inference_steps=body["num_inference_steps"],
-        guidance_scale=body.get("guidance_scale", 5.0),
-        seed=body["seed"],
-        negative_prompt=body.get("negative_prompt"),
-    )
-    return encode_picture(run_whole(whole, generation).get("images"))
-
-
-async def _post(node: Node, **body: Any) -> tuple[int, dict[str, Any], Mapping[str, str]]:
-    timeout = aiohttp.ClientTimeout(total=180)
-    async with (
-        aiohttp.ClientSession(timeout=timeout) as session,
-        session.post(f"{node.base_url}/v1/images/generations", json=body) as reply,
-    ):
-        return reply.status, await reply.json(), reply.headers
-
-
-def _picture(reply: dict[str, Any], index: int = 0) -> bytes:
-    return base64.b64decode(reply["data"][index]["b64_json"])
 
 
 async def test_the_openai_client(together: Node, whole: ResidentModel) -> None:
@@ -112,7 +59,7 @@ async def test_the_openai_client(together: Node, whole: ResidentModel) -> None:
         assert reply.data is not None
         assert (reply.model_extra or {})["exactness"] == "bitwise"
         pictures = [base64.b64decode(picture.b64_json or "") for picture in reply.data]
-        assert pictures == [_expected(whole, body), _expected(whole, {**body, "seed": 22})]
+        assert pictures == [expected_picture(whole, body), expected_picture(whole, {**body, "seed": 22})]
         with pytest.raises(openai.BadRequestError) as refused:
             await client.images.generate(model="tiny", prompt="a cat", size=cast("Any", "33x32"))
         assert refused.value.param == "size"
@@ -130,11 +77,11 @@ async def test_split_and_together_are_the_whole_pipeline(
         "guidance_scale": 3.0,
         "seed": 4,
     }
-    expected = _expected(whole, body)
+    expected = expected_picture(whole, body)
     for node in (together, apart):
-        status, reply, headers = await _post(node, **body)
+        status, reply, headers = await post(node, **body)
         assert status == 200, reply
-        assert _picture(reply) == expected
+        assert picture_of(reply) == expected
         for part in ("queue", "encode", "diffuse", "decode", "total"):
             assert f"{part};dur=" in headers["Server-Timing"]
     workers = {
@@ -162,7 +109,7 @@ async def test_split_and_together_are_the_whole_pipeline(
 )
 async def test_bad_requests_name_the_field(together: Node, change: dict[str, Any], param: str) -> None:
     body = {"prompt": "a cat", **change}
-    status, reply, _ = await _post(together, **body)
+    status, reply, _ = await post(together, **body)
     assert (status, reply["error"]["param"]) == (400, param)
     assert reply["error"]["type"] == "invalid_request_error"
 
@@ -172,10 +119,10 @@ async def test_many_at_once_are_each_answered_with_their_own(together: Node, who
         {"prompt": f"a {thing}", "num_inference_steps": 2 + index % 3, "seed": index}
         for index, thing in enumerate(("cat", "dog", "fox", "owl", "bee", "ant", "elk", "yak"))
     ]
-    replies = await asyncio.gather(*(_post(together, **body) for body in bodies))
+    replies = await asyncio.gather(*(post(together, **body) for body in bodies))
     for body, (status, reply, _) in zip(bodies, replies, strict=True):
         assert status == 200, reply
-        assert _picture(reply) == _expected(whole, body)
+        assert picture_of(reply) == expected_picture(whole, body)
 
 
 @pytest.mark.parametrize(
@@ -190,12 +137,12 @@ async def test_a_worker_killed_in_each_stage(
     pid = apart.worker_pids()[worker]
     # stopped first, so that the task cannot end before the kill
     os.kill(pid, signal.SIGSTOP)
-    request = asyncio.create_task(_post(apart, **body))
+    request = asyncio.create_task(post(apart, **body))
     await _until_running(apart, stage, 1)
     os.kill(pid, signal.SIGKILL)
     status, reply, _ = await request
     assert status == 200, reply
-    assert _picture(reply) == _expected(whole, body)
+    assert picture_of(reply) == expected_picture(whole, body)
     assert apart.worker_pids()[worker] != pid
     assert await apart.metric("triptych_worker_restarts_total", worker=worker) >= 1.0
 
@@ -203,19 +150,19 @@ async def test_a_worker_killed_in_each_stage(
 async def test_a_worker_killed_between_two_steps(apart: Node, whole: ResidentModel) -> None:
     await apart.wait_ready()
     body = {"prompt": "an owl", "num_inference_steps": 200, "seed": 18}
-    request = asyncio.create_task(_post(apart, **body))
+    request = asyncio.create_task(post(apart, **body))
     await _until_running(apart, "denoise", 1)
     os.kill(apart.worker_pids()["cpu-1"], signal.SIGKILL)
     status, reply, _ = await request
     assert status == 200, reply
-    assert _picture(reply) == _expected(whole, body)
+    assert picture_of(reply) == expected_picture(whole, body)
 
 
 async def test_a_loop_goes_on_from_its_checkpoint(apart: Node, whole: ResidentModel) -> None:
     """A worker killed far into the loop costs the steps since its last checkpoint, and not one pixel."""
     await apart.wait_ready()
     body = {"prompt": "a heron", "num_inference_steps": 200, "seed": 19}
-    request = asyncio.create_task(_post(apart, **body))
+    request = asyncio.create_task(post(apart, **body))
     await _until_running(apart, "denoise", 1)
     # what the loop began with is there already; what comes is its checkpoint
     held_bytes = await _bytes_of_jobs(apart)
@@ -227,7 +174,7 @@ async def test_a_loop_goes_on_from_its_checkpoint(apart: Node, whole: ResidentMo
     os.kill(apart.worker_pids()["cpu-1"], signal.SIGKILL)
     status, reply, headers = await request
     assert status == 200, reply
-    assert _picture(reply) == _expected(whole, body)
+    assert picture_of(reply) == expected_picture(whole, body)
     (loop,) = (
         r
         for r in apart.read_journal()
@@ -242,10 +189,10 @@ async def test_a_loop_goes_on_from_its_checkpoint(apart: Node, whole: ResidentMo
 async def test_a_repeat_prompt_is_not_encoded_again(together: Node, whole: ResidentModel) -> None:
     body = {"prompt": "a stork", "num_inference_steps": 4, "seed": 20}
     hits = await together.metric("triptych_encode_cache_hits_total")
-    first_status, first, _ = await _post(together, **body)
-    status, again, headers = await _post(together, **body)
+    first_status, first, _ = await post(together, **body)
+    status, again, headers = await post(together, **body)
     assert first_status == status == 200
-    assert _picture(first) == _picture(again) == _expected(whole, body)
+    assert picture_of(first) == picture_of(again) == expected_picture(whole, body)
     assert first["exactness"] == again["exactness"] == "bitwise"
     assert await together.metric("triptych_encode_cache_hits_total") == hits + 1
     assert await together.metric("triptych_encode_cache_bytes") > 0
@@ -257,7 +204,7 @@ async def test_a_repeat_prompt_is_not_encoded_again(together: Node, whole: Resid
     assert stages == ["denoise", "decode"]
     # another seed begins with the same file
     other = {**body, "seed": 23}
-    assert _picture((await _post(together, **other))[1]) == _expected(whole, other)
+    assert picture_of((await post(together, **other))[1]) == expected_picture(whole, other)
 
 
 async def test_a_client_that_leaves_stops_its_work(apart: Node) -> None:
@@ -268,7 +215,7 @@ async def test_a_client_that_leaves_stops_its_work(apart: Node) -> None:
 
     before = await n_cancelled()
     held_bytes = await _bytes_of_jobs(apart)
-    request = asyncio.create_task(_post(apart, prompt="a bee", num_inference_steps=200, seed=1))
+    request = asyncio.create_task(post(apart, prompt="a bee", num_inference_steps=200, seed=1))
     await _until_running(apart, "denoise", 1)
     request.cancel()
     await asyncio.gather(request, return_exceptions=True)
@@ -279,7 +226,7 @@ async def test_a_client_that_leaves_stops_its_work(apart: Node) -> None:
     await apart.wait_until(is_cancelled, "the cancel")
     await _until_running(apart, "denoise", 0)
     # it did not run to its end: no denoise of that request is in the journal
-    status, _, _ = await _post(apart, prompt="a bee", num_inference_steps=2, seed=1)
+    status, _, _ = await post(apart, prompt="a bee", num_inference_steps=2, seed=1)
     assert status == 200
     cancelled = {
         r["request"] for r in apart.read_journal() if r["event"] == "request" and r["outcome"] == "cancelled"

@@ -1,0 +1,33 @@
+"""A tiny random model, the catalogue that has it, and the reference of its pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipelines.catalogue import Model
+from tests.families.sd3 import sd3
+from tests.system.nodes import catalogue_file
+from tests.system.pictures import STAGES
+from worker.resident import ResidentModel
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return sd3(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="session")
+def catalogue(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return catalogue_file(tmp_path_factory.mktemp("catalogue"), "tiny", model)
+
+
+@pytest.fixture(scope="session")
+def whole(model: Model) -> ResidentModel:
+    """The reference: the same model, whole, in this process."""
+    torch.set_num_threads(1)
+    resident = ResidentModel("tiny", model, torch.device("cpu"))
+    resident.load(STAGES)
+    return resident
