@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import logging
+import math
 from collections import deque
 
 import msgspec
@@ -19,12 +20,14 @@ from gateway.tasks import Task
 from gateway.timings import times_s
 from pipelines.graph import Stage
 from planner.types import Evict, Load, Pause, Reason, Run
-from wire.to_gateway import StageDone
+from wire.to_gateway import StageDone, StagesLoaded
 
 log = logging.getLogger(__name__)
 
 MAX_EFFECTS = 50
 """How many of the last effects are kept to be looked at."""
+
+_ORIGINS = ("held", "host", "disk")
 
 
 class Retry(enum.StrEnum):
@@ -170,6 +173,35 @@ class Accounts:
         """Its process ended unasked; that it is dead is told by `worker_changed`."""
         log.warning("%s ended: %s", worker.worker_id, reason)
         self.metrics.restarts.labels(worker.worker_id).inc()
+
+    def loaded(self, worker: Worker, message: StagesLoaded, at_s: float) -> None:
+        """Stages of a model are there, and `message` says what came from where."""
+        log.info(
+            "%s: loaded %s of %s in %.2f s (%s)",
+            worker.worker_id,
+            ", ".join(message.stages),
+            message.model,
+            message.load_s,
+            ", ".join(f"{part} from {origin}" for part, origin in message.origins.items()) or "all there",
+        )
+        for note in message.notes:
+            log.warning("%s: %s", worker.worker_id, note)
+        if math.isfinite(message.load_s):
+            self.metrics.load_seconds.labels(message.model).observe(max(0.0, message.load_s))
+        for origin in message.origins.values():
+            self.metrics.loaded_parts.labels(message.model, origin if origin in _ORIGINS else "other").inc()
+        self._journal.record(
+            "load",
+            worker=worker.worker_id,
+            model=message.model,
+            stages=message.stages,
+            load_s=message.load_s,
+            origins=message.origins,
+            notes=message.notes,
+            resident_bytes=message.resident_bytes,
+            host_bytes=message.host_bytes,
+            at_s=at_s,
+        )
 
     def model_changed(self, model: str, status: str, reason: str, at_s: float) -> None:
         """A model is in another state now, or gone."""

@@ -8,9 +8,10 @@ Written by a thread: the event loop only puts a line in a bounded queue. Events,
 - "pause": worker, model, job, reason, detail, at_s
 - "request": request, model, outcome, status, code, n, size, steps, times_s, deadline_s (from arrival),
   deadline_met, exactness, at_s
-- "model": model, status, reason, at_s
 - "worker": worker, state, reason (why a dead one is that), at_s
 - "kill": worker, reason, at_s (it is silent, stuck or wrong)
+- "load": worker, model, stages, load_s, origins (part -> "held", "host" or "disk"), notes, resident_bytes,
+  host_bytes, at_s
 - "model": model, status ("gone" once it is unloaded), reason, at_s
 
 Times are seconds of the node's monotonic clock, `times_s` are durations.

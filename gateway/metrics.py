@@ -83,6 +83,15 @@ class Metrics:
         self.checkpoint_bytes = self._counter(
             "triptych_checkpoint_bytes", "Bytes of the checkpoints that were kept", "model"
         )
+        self.load_seconds = self._histogram(
+            "triptych_load_seconds", "Time of one load of stages on one worker", "model"
+        )
+        self.loaded_parts = self._counter(
+            "triptych_loaded_parts",
+            "Parts of models that loads needed and were not there, by where they came from",
+            "model",
+            "origin",
+        )
         self.restarts = self._counter(
             "triptych_worker_restarts", "Worker processes that ended unasked", "worker"
         )

@@ -198,11 +198,7 @@ class Roster:
                 case StagesLoaded():
                     keys = {(message.model, stage) for stage in message.stages} & worker.asked
                     worker.loaded(keys)
-                    origins = ", ".join(f"{part}: {origin}" for part, origin in message.origins.items())
-                    text = "%s: loaded %s in %.2f s (%s)"
-                    log.info(text, worker.worker_id, _shown(keys), message.load_s, origins)
-                    for note in message.notes:
-                        log.warning("%s: %s", worker.worker_id, note)
+                    self._around.accounts.loaded(worker, message, self._around.clock())
                 case LoadFailed():
                     self._load_failed(served, worker, message)
 

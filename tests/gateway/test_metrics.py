@@ -15,6 +15,8 @@ from gateway.loop_lag import sample_lag
 from gateway.metrics import Metrics
 from gateway.version import VERSION
 from tests.gateway.conftest import Bench, Start, until
+from tests.gateway.scripted import NODE
+from wire.to_gateway import StagesLoaded
 
 TABLE = Path(__file__).resolve().parents[2] / "docs" / "metrics.md"
 SPLIT = {"cpu-0": ("text_encoder", "decode"), "cpu-1": ("denoise",)}
@@ -173,6 +175,38 @@ async def test_a_worker_that_is_killed(start: Start) -> None:
     assert seen.value("triptych_worker_kills_total", worker=lost.worker_id) == 1
     assert seen.value("triptych_worker_restarts_total", worker=lost.worker_id) == 1
     assert lost.last_exit == "killed by SIGKILL"
+
+
+async def test_what_was_loaded_and_from_where(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+    bench = await start(n_workers=1)
+    before = (await read(bench)).value("triptych_load_seconds_count", model="toy")
+    message = StagesLoaded(
+        model="toy",
+        stages=("denoise",),
+        load_s=0.5,
+        resident_bytes=2000,
+        host_bytes=3000,
+        origins={"vae": "held", "transformer": "host", "tokenizer": "disk", "x": 'of a worker that lies"'},
+        notes=("transformer: no room for a host copy",),
+    )
+    bench.engine.roster.heard(bench.engine.fleet["cpu-0"], message)
+    seen = await read(bench)
+    assert seen.value("triptych_load_seconds_count", model="toy") == before + 1
+    for origin in ("held", "host", "disk", "other"):
+        assert seen.value("triptych_loaded_parts_total", model="toy", origin=origin) == 1
+    assert seen.value("triptych_worker_resident_bytes", worker="cpu-0") == 2000
+    assert seen.value("triptych_host_weights_bytes", node=NODE) == 3000
+    assert "cpu-0: transformer: no room for a host copy" in caplog.messages
+
+
+async def test_the_status_of_models(start: Start) -> None:
+    bench = await start(("warm:decode", "hold"), n_workers=1, wait_ready=False)
+    assert (await read(bench)).value("triptych_model_status", model="toy", status="loading") == 1
+    bench.fleet.release.set()
+    await until(bench.engine.ready.is_set)
+    seen = await read(bench)
+    assert seen.value("triptych_model_status", model="toy", status="ready") == 1
+    assert seen.value("triptych_model_status", model="toy", status="loading") == 0
 
 
 async def test_what_is_always_told(start: Start) -> None:

@@ -247,7 +247,8 @@ async def test_the_journal_tells_it_all_without_the_prompt(start: Start, tmp_pat
     text = file.read_text()
     assert "secret" not in text
     events = [json.loads(line) for line in text.splitlines()]
-    assert {event["event"] for event in events} == {"stage", "effect", "request", "worker", "model"}
+    kinds = {event["event"] for event in events}
+    assert kinds == {"stage", "effect", "request", "worker", "model", "load"}
     (asked,) = [event for event in events if event["event"] == "request" and event["n"] == 2]
     assert asked["outcome"] == "done"
     assert (asked["status"], asked["deadline_s"], asked["deadline_met"]) == (200, 5.0, True)
