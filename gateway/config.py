@@ -69,6 +69,7 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_connections: int = 512
     idle_timeout_s: float = 75.0
     body_timeout_s: float = 30.0
+    reply_timeout_s: float = 600.0
     store_capacity_bytes: int = 2 * 1024**3
     checkpoint_every: int = 8
     encode_cache_bytes: int = 64 * 1024**2

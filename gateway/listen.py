@@ -1,7 +1,7 @@
 """The listening socket, and how many connections it takes.
 
 What a client may keep open without having said who it is, is bounded: connections in number, and each in time
-(`idle_timeout_s`: no whole request head, or a reply that is not taken).
+(`idle_timeout_s`: no whole request head, or no byte of a reply taken; `reply_timeout_s`: not all of it).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def listen(host: str, port: int, *, idle_timeout_s: float) -> socket.socket:
 
 
 def connections(
-    server: web.Server, *, max_connections: int, idle_timeout_s: float
+    server: web.Server, *, max_connections: int, idle_timeout_s: float, reply_timeout_s: float
 ) -> Callable[[], asyncio.Protocol]:
     """A factory of connections to `server`; one too many is told so and closed."""
     loop = asyncio.get_running_loop()
@@ -45,15 +45,35 @@ def connections(
     def connection() -> asyncio.Protocol:
         if len(server.connections) >= max_connections:
             return _Refusal()
-        return _Connection(server, loop=loop, **options)
+        return _Connection(server, reply_timeout_s, loop=loop, **options)
 
     return connection
 
 
 class _Connection(web.RequestHandler):
-    """What is no HTTP is answered like any other error, and is no news for the log: anyone may send it."""
+    """What is no HTTP is answered like any other error, and is no news for the log: anyone may send it.
 
-    __slots__ = ()
+    A reply that is taken byte by byte is kept in memory for `reply_timeout_s` and no longer.
+    """
+
+    __slots__ = ("_reply_timeout_s",)
+
+    def __init__(self, server: web.Server, reply_timeout_s: float, **options: Any) -> None:
+        super().__init__(server, **options)
+        self._reply_timeout_s = reply_timeout_s
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        try:
+            async with asyncio.timeout(self._reply_timeout_s):
+                return await super().finish_response(request, resp, start_time)
+        except TimeoutError:
+            if self.transport is not None:
+                # to close it would go on waiting for the client to take the rest
+                self.transport.abort()
+            self.force_close()
+            return resp, True
 
     def handle_error(
         self,

@@ -133,7 +133,10 @@ async def _run(
     await runner.setup()
     assert runner.server is not None
     connection = connections(
-        runner.server, max_connections=config.max_connections, idle_timeout_s=config.idle_timeout_s
+        runner.server,
+        max_connections=config.max_connections,
+        idle_timeout_s=config.idle_timeout_s,
+        reply_timeout_s=config.reply_timeout_s,
     )
     server = await asyncio.get_running_loop().create_server(connection, sock=listener)
     async with asyncio.TaskGroup() as group:

@@ -95,6 +95,7 @@ SETTINGS: tuple[Setting, ...] = (
         "idle_timeout_s", "S", "a connection that has sent no whole request head for this long is closed"
     ),
     Setting("body_timeout_s", "S", "how long a client may take to send a body"),
+    Setting("reply_timeout_s", "S", "how long a client may take to take a reply"),
     Setting("store_capacity_bytes", "N", "bound of the handoff store"),
     Setting("checkpoint_every", "N", "steps between two checkpoints of a denoise loop, 0 for none"),
     Setting("encode_cache_bytes", "N", "encode results kept for later requests, 0 for none"),

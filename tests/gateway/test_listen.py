@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 
 import pytest
 from aiohttp import web
 
 from gateway.errors import StartFailed
-from gateway.listen import listen
+from gateway.listen import connections, listen
+from tests.gateway.conftest import until
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
@@ -28,28 +30,34 @@ def test_an_address_that_is_none_is_said(host: str, said: str) -> None:
         listen(host, 0, idle_timeout_s=1.0)
 
 
-async def test_a_client_that_does_not_take_its_reply_is_left() -> None:
-    ended = asyncio.Event()
+@pytest.mark.parametrize("takes", [0, 1])
+async def test_a_client_that_does_not_take_its_reply_is_left(takes: int) -> None:
+    """Nothing of it, or a byte now and then."""
 
     async def reply(request: web.Request) -> web.StreamResponse:
-        try:
-            # more than the sockets' buffers hold
-            response = web.Response(body=b"x" * 50_000_000)
-            await response.prepare(request)
-            await response.write_eof()
-            return response
-        finally:
-            ended.set()
+        # more than the sockets' buffers hold
+        return web.Response(body=b"x" * 50_000_000)
 
     app = web.Application()
     app.router.add_get("/", reply)
     runner = web.AppRunner(app, handler_cancellation=True)
     await runner.setup()
-    with listen("127.0.0.1", 0, idle_timeout_s=0.3) as listener:
-        assert runner.server is not None
-        server = await asyncio.get_running_loop().create_server(runner.server, sock=listener)
+    running = runner.server
+    assert running is not None
+    bounds = {"idle_timeout_s": 60.0, "reply_timeout_s": 0.3} if takes else {"idle_timeout_s": 0.3}
+    with listen("127.0.0.1", 0, idle_timeout_s=bounds["idle_timeout_s"]) as listener:
+        factory = connections(running, max_connections=9, **{"reply_timeout_s": 60.0, **bounds})
+        server = await asyncio.get_running_loop().create_server(factory, sock=listener)
         with socket.create_connection(listener.getsockname()) as client:
             client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            await asyncio.wait_for(ended.wait(), 30)
+            client.setblocking(False)
+            await until(lambda: running.connections, "the connection")
+
+            def is_left() -> bool:
+                with contextlib.suppress(BlockingIOError, ConnectionResetError):
+                    client.recv(takes)
+                return not running.connections
+
+            await until(is_left, "the end of the connection")
         server.close()
         await runner.cleanup()

@@ -124,6 +124,7 @@ def test_a_busy_port_is_said_at_once(taken: int, capfd: pytest.CaptureFixture[st
         ("--catalogue /no/such.toml", "flag --catalogue: catalogues: "),
         ("--journal /no/such/folder/j", "flag --journal: journal: "),
         ("--max-queued 0", "flag --max-queued: max_queued_jobs: 0 is less than 1"),
+        ("--api-keys /no/such/keys", "flag --api-keys: api_keys: /no/such/keys cannot be read: No such file"),
         ("--cpu 0", "flag --cpu: cpu: 0 is less than 1"),
         ("--gpus x", "flag --gpus: gpus: "),
         ("--placement cpu-9=denoise", "flag --placement: placement: "),
