@@ -13,7 +13,7 @@ from gateway.errors import ShuttingDown
 from gateway.fleet_report import FleetReport
 from gateway.fleet_view import MAX_WAITING_SHOWN
 from gateway.version import VERSION
-from tests.gateway.conftest import Bench, Start, until
+from tests.gateway.conftest import OTHER, Bench, Start, until
 from tests.gateway.scripted import NODE, STAGES
 from wire.codec import PROTOCOL_VERSION
 
@@ -199,6 +199,29 @@ async def test_a_job_that_is_kept_back(start: Start) -> None:
         job.hold_until_s = 0.0
     bench.engine._dirty.set()
     assert (await posted).status == 200
+
+
+async def test_two_models_of_which_one_leaves(start: Start) -> None:
+    bench = await start(("denoise", "hold"), n_workers=1, models=("toy", OTHER))
+    posted = bench.posted(model=OTHER)
+    await until(lambda: any(job.state == "diffusing" for job in bench.engine.book))
+    assert (await bench.client.delete(f"/v1/models/{OTHER}")).status == 202
+    report = await seen(bench)
+    assert [(model.id, model.status, model.at_start) for model in report.models] == [
+        ("toy", "ready", True),
+        (OTHER, "unloading", False),
+    ]
+    (worker,) = report.workers
+    assert set(worker.resident) == {"toy", OTHER}
+    assert worker.task is not None
+    assert worker.task.model == OTHER
+    assert {effect.model for effect in report.effects} == {"toy", OTHER}
+    bench.fleet.release.set()
+    assert (await posted).status == 200
+    await until(lambda: [served.name for served in bench.engine.roster] == ["toy"])
+    report = await seen(bench)
+    assert [model.id for model in report.models] == ["toy"]
+    assert set(report.workers[0].resident) == {"toy"}
 
 
 async def test_a_drain(start: Start) -> None:

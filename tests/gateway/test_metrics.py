@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from gateway.loop_lag import sample_lag
 from gateway.metrics import Metrics
 from gateway.version import VERSION
-from tests.gateway.conftest import Bench, Start, until
+from tests.gateway.conftest import OTHER, Bench, Start, until
 from tests.gateway.scripted import NODE
 from wire.to_gateway import StagesLoaded
 
@@ -120,6 +120,30 @@ async def test_gauges_are_right_while_requests_wait(start: Start) -> None:
     assert after.value("triptych_open_requests") == 0
     written = after.value("triptych_handoff_written_files_total")
     assert written - after.value("triptych_handoff_freed_files_total") == bench.n_kept
+
+
+async def test_models_are_told_apart_and_leave(start: Start) -> None:
+    bench = await start(("text_encoder", "hold"), n_workers=1, models=("toy", OTHER))
+    first = bench.posted(model="toy")
+    await until(lambda: any(job.state == "encoding" for job in bench.engine.book))
+    waiting = [bench.posted(model="toy"), bench.posted(model=OTHER, n=2)]
+    await until(lambda: bench.engine.book.n_waiting() == 3)
+    seen = await read(bench)
+    for name, stage, jobs in (("toy", "text_encoder", 1), (OTHER, "text_encoder", 2), (OTHER, "denoise", 0)):
+        assert seen.value("triptych_queue_jobs", model=name, stage=stage) == jobs
+    assert seen.value("triptych_in_flight_jobs", model="toy", stage="text_encoder") == 1
+    assert seen.value("triptych_in_flight_jobs", model=OTHER, stage="text_encoder") == 0
+    bench.fleet.release.set()
+    assert [(await posted).status for posted in (first, *waiting)] == [200] * 3
+    seen = await read(bench)
+    assert seen.value("triptych_requests_total", model="toy", outcome="done", code="") == 2
+    assert seen.value("triptych_requests_total", model=OTHER, outcome="done", code="") == 1
+    assert (await bench.client.delete(f"/v1/models/{OTHER}")).status == 202
+    await until(lambda: [served.name for served in bench.engine.roster] == ["toy"])
+    seen = await read(bench)
+    assert not seen.has("triptych_queue_jobs", model=OTHER)
+    assert not seen.has("triptych_model_status", model=OTHER)
+    assert seen.has("triptych_requests_total", model=OTHER)
 
 
 async def test_what_a_request_leaves(start: Start) -> None:
