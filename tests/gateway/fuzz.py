@@ -2,7 +2,8 @@
 
 What a schema cannot say is checked here: a request that the schema allows may be refused all the same, by a
 bound of the model's or by another field, and then the reply must name the field. `positive_data_acceptance`
-knows no such thing and is left out for it. With `drop_if_late` a 504 is what the client asked for.
+knows no such thing and is left out for it. With `drop_if_late` a 504 is what the client asked for, and a model
+that comes or goes is told by a 503 or a 409.
 """
 
 from __future__ import annotations
@@ -22,11 +23,14 @@ from gateway.supervisor import CHECKOUT
 
 CONFIG = """
 [checks.not_a_server_error]
-expected-statuses = ["2xx", "3xx", "4xx", "504"]
+expected-statuses = ["2xx", "3xx", "4xx", "503", "504"]
 """
 
 ONLY_THE_MODEL_KNOWS = frozenset(
     {"prompt", "negative_prompt", "size", "num_inference_steps", "guidance_scale", "lora"}
+)
+BY_CIRCUMSTANCE = frozenset(
+    {"model_not_found", "file_not_found", "deadline_missed", "not_ready", "model_unloading", "model_unloaded"}
 )
 BESIDE_ANOTHER_FIELD = frozenset({"quality", "output_compression"})
 
@@ -40,7 +44,7 @@ def done_or_refused_by_name(ctx: CheckContext, response: Response, case: Case[An
     if case.meta is None or not case.meta.generation.mode.is_positive or response.status_code < 400:
         return None
     error = response.json()["error"]
-    if error["code"] not in ("model_not_found", "file_not_found", "deadline_missed"):
+    if error["code"] not in BY_CIRCUMSTANCE:
         assert response.status_code == 400, error
         assert error["param"] in ONLY_THE_MODEL_KNOWS | BESIDE_ANOTHER_FIELD, error
     return None
