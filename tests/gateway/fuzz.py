@@ -2,8 +2,8 @@
 
 What a schema cannot say is checked here: a request that the schema allows may be refused all the same, by a
 bound of the model's or by another field, and then the reply must name the field. `positive_data_acceptance`
-knows no such thing and is left out for it. With `drop_if_late` a 504 is what the client asked for, and a model
-that comes or goes is told by a 503 or a 409.
+knows no such thing and is left out for it. With `drop_if_late` a 504 is what the client asked for, and a
+model that comes or goes is told by a 503 or a 409.
 """
 
 from __future__ import annotations
