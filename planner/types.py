@@ -32,12 +32,19 @@ class Shape:
     frames: int = 1
     guided: bool = True
 
+    @property
+    def tokens(self) -> int:
+        """What costs are fitted over: pixels times frames, which every family's tokens are a part of."""
+        return max(1, self.width_px * self.height_px * self.frames)
+
 
 @dataclass(frozen=True, slots=True)
 class JobView:
     """One unfinished picture. `pending`: its stages still to run, in order; `running`: a task has it.
 
-    `steps_done` of its loop need not be run again, on whichever worker it goes on.
+    `steps_done` of its loop need not be run again, on whichever worker it goes on. `started`: a stage of it
+    was ever sent to a worker. Jobs with one `batch_key` may share a task; "" is alone. `drop_if_late`: it is
+    not to be finished late. `least_steps` are the fewest that it agreed to, `steps` if it agreed to none.
     """
 
     job_id: str
@@ -50,12 +57,18 @@ class JobView:
     running: bool = False
     steps_done: int = 0
     priority: Priority = "standard"
+    started: bool = False
+    batch_key: str = ""
+    drop_if_late: bool = False
+    least_steps: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class RunningTask:
     """What a worker is busy with. `pending` are its stages not yet ended, `steps_done` of the loop.
 
+    `workers` are all that have it, each of which shows it; none is for the one that shows it alone. `batch`
+    is for how many jobs. `since_s` is when the pending stage, or the last step of the loop, was heard of.
     `can_pause`: it may be told to leave its loop, now or once it is there; `pausing`: it was told so.
     """
 
@@ -69,6 +82,14 @@ class RunningTask:
     started_s: float
     can_pause: bool = False
     pausing: bool = False
+    workers: tuple[str, ...] = ()
+    since_s: float = 0.0
+    steps_before: int = 0
+
+    @property
+    def degree(self) -> int:
+        """How many workers have it."""
+        return max(1, len(self.workers))
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +97,9 @@ class WorkerView:
     """One live worker. `resident` can run now; `loading` was asked for and is not there yet.
 
     `failed` could not be made resident there, and is not to be asked for again. `occupied`: it was told
-    something else that comes before a run, like to describe a model or to forget one.
+    something else that comes before a run, like to describe a model or to forget one. `device`: its kind, by
+    which costs are known. `memory_bytes`: what it may hold, None without a bound; `degrees`: of how many
+    workers of its node, itself among them, a task of it may be.
     """
 
     worker_id: str
@@ -86,6 +109,9 @@ class WorkerView:
     task: RunningTask | None = None
     failed: frozenset[StageKey] = frozenset()
     occupied: bool = False
+    device: str = ""
+    memory_bytes: int | None = None
+    degrees: tuple[int, ...] = (1,)
 
     @property
     def is_held_up(self) -> bool:
@@ -95,7 +121,11 @@ class WorkerView:
 
 @dataclass(frozen=True, slots=True)
 class StageSample:
-    """A stage that ended: `seconds` of one worker for `steps` steps (1 for a stage without a loop)."""
+    """A stage that ended: `seconds` on `degree` workers for `steps` steps (1 for a stage without a loop).
+
+    `batch` jobs shared it on average. `device` is the kind of the workers, `worker` one of them.
+    `peak_bytes`: the most that it held beside the weights, None where that is not known.
+    """
 
     model: str
     stage: str
@@ -104,15 +134,26 @@ class StageSample:
     seconds: float
     ended_s: float
     warm_up: bool = False
+    device: str = ""
+    worker: str = ""
+    degree: int = 1
+    batch: int = 1
+    peak_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ModelView:
-    """A model that is to be served. `stages` in order; the cost of `loop_stage` grows with steps."""
+    """A model that is to be served. `stages` in order; the cost of `loop_stage` grows with steps.
+
+    `weight_bytes` are those of each stage on a worker, `load_s` the seconds to load them; what is missing
+    there is not known yet.
+    """
 
     model: str
     stages: tuple[str, ...]
     loop_stage: str
+    weight_bytes: Mapping[str, int] = field(default_factory=dict)
+    load_s: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +171,14 @@ class Reason(enum.StrEnum):
     """Why an effect was decided."""
 
     EARLIEST_DEADLINE = "earliest_deadline"
+    SPARE_WORKERS = "spare_workers"
+    LATE = "late"
+    OVERDUE = "overdue"
+    JOINS_BATCH = "joins_batch"
+    MORE_URGENT = "more_urgent"
+    HOPELESS = "hopeless"
+    FEWER_STEPS = "fewer_steps"
+    NEEDED_NOW = "needed_now"
     INITIAL_PLACEMENT = "initial_placement"
     PINNED_PLACEMENT = "pinned_placement"
     WORKER_REPLACED = "worker_replaced"
@@ -140,13 +189,19 @@ class Reason(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """Run consecutive `stages` of `jobs` as one task on `workers` (`degree` of them)."""
+    """Run consecutive `stages` of `jobs` as one task on `workers` (`degree` of them, of one node).
+
+    The first of them runs what is not the loop. Several jobs share the calls of one batch; `joins` is a job
+    whose task is at its loop on that worker, and which these are to join.
+    """
 
     stages: tuple[str, ...]
     jobs: tuple[str, ...]
     workers: tuple[str, ...]
     degree: int = 1
     reason: Reason = Reason.EARLIEST_DEADLINE
+    joins: str | None = None
+    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,6 +240,27 @@ class Pause:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Reject:
+    """`job`, and with it its request, is not to be served: it could not be on time. Nothing of it has run,
+    unless it said `drop_if_late`. In `retry_after_s` one like it could be."""
+
+    job: str
+    retry_after_s: float
+    reason: Reason = Reason.HOPELESS
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Degrade:
+    """`job` is to take `steps` steps, fewer than it asked for and no fewer than it agreed to."""
+
+    job: str
+    steps: int
+    reason: Reason = Reason.FEWER_STEPS
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WakeAt:
     """Call `decide` again at `at_s` even if nothing happens."""
 
@@ -192,7 +268,21 @@ class WakeAt:
     reason: Reason = Reason.PLACEMENT_REVIEW
 
 
-Effect = Run | Load | Evict | Pause | WakeAt
+Effect = Run | Load | Evict | Pause | Reject | Degrade | WakeAt
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Which parts of the planner are on. Each can be off by itself, to see what it gives."""
+
+    rejects: bool = True
+    degrades: bool = True
+    batches: bool = True
+    joins: bool = True
+    pauses: bool = True
+    grows: bool = True
+    reserves: bool = True
+    places: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +292,7 @@ class PlannerConfig:
     `mix_window_s`: how far back the observed mix reaches, and further where it would hold fewer than
     `min_samples`. `min_dwell_s`: a placement lives at least this long. `min_samples`: the rule waits for this
     many finished stages since the last change. `share_margin`: how far past the rounding boundary the loop's
-    share of GPU-seconds must be before the rule changes anything.
+    share of GPU-seconds must be before the rule changes anything. `policy` is a name of `planner.policies`.
     """
 
     pinned: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -210,3 +300,5 @@ class PlannerConfig:
     min_dwell_s: float = 10.0
     min_samples: int = 12
     share_margin: float = 0.05
+    parts: Parts = Parts()
+    policy: str = "triptych"
