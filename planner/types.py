@@ -45,6 +45,7 @@ class JobView:
     `steps_done` of its loop need not be run again, on whichever worker it goes on. `started`: a stage of it
     was ever sent to a worker. Jobs with one `batch_key` may share a task; "" is alone. `drop_if_late`: it is
     not to be finished late. `least_steps` are the fewest that it agreed to, `steps` if it agreed to none.
+    `deadline_asked`: its client set the deadline, which else is ours. `node` has its last output, if any.
     """
 
     job_id: str
@@ -61,6 +62,8 @@ class JobView:
     batch_key: str = ""
     drop_if_late: bool = False
     least_steps: int | None = None
+    deadline_asked: bool = False
+    node: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +181,7 @@ class Reason(enum.StrEnum):
     MORE_URGENT = "more_urgent"
     HOPELESS = "hopeless"
     FEWER_STEPS = "fewer_steps"
+    WAITING_JOBS = "waiting_jobs"
     NEEDED_NOW = "needed_now"
     INITIAL_PLACEMENT = "initial_placement"
     PINNED_PLACEMENT = "pinned_placement"
@@ -292,7 +296,8 @@ class PlannerConfig:
     `mix_window_s`: how far back the observed mix reaches, and further where it would hold fewer than
     `min_samples`. `min_dwell_s`: a placement lives at least this long. `min_samples`: the rule waits for this
     many finished stages since the last change. `share_margin`: how far past the rounding boundary the loop's
-    share of GPU-seconds must be before the rule changes anything. `policy` is a name of `planner.policies`.
+    share of GPU-seconds must be before the rule changes anything. `policy` is a name of `planner.policies`,
+    and `static_degree` that of every task under "fcfs".
     """
 
     pinned: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -302,3 +307,4 @@ class PlannerConfig:
     share_margin: float = 0.05
     parts: Parts = Parts()
     policy: str = "triptych"
+    static_degree: int = 1
