@@ -3,11 +3,12 @@
 No I/O, no clocks, no torch. The live gateway and the simulator drive the same core.
 """
 
-from planner.core import PlannerState, decide, initial_state
+from planner.core import decide
 from planner.deadline import SLO_SCALE, UNPROFILED_S, default_deadline_s
 from planner.mix import LoopShare, Mix
 from planner.placement import Placement, Role
 from planner.profile import Profile
+from planner.state import PlannerState, initial_state
 from planner.types import (
     Effect,
     Evict,
