@@ -23,6 +23,7 @@ class Planner:
 
     def __init__(self, config: GatewayConfig) -> None:
         self.models: Mapping[str, ModelView] = {}
+        self._kinds: frozenset[str] = frozenset()
         self._config = config
         self._state = initial_state(_planner_config(config, ()))
 
@@ -46,6 +47,7 @@ class Planner:
 
     def decide(self, observation: Observation) -> tuple[Effect, ...]:
         """The effects to carry out now, in order. Not to be called twice in one turn of the loop."""
+        self._kinds = frozenset(worker.device for worker in observation.workers)
         self._state, effects = decide(self._state, observation)
         return effects
 
@@ -55,6 +57,7 @@ class Planner:
         """The absolute deadline of a job that arrives now and needs `stages`."""
         return default_deadline_s(
             self._state.profile,
+            self._kinds,
             self.models[model],
             shape,
             steps,
@@ -64,15 +67,17 @@ class Planner:
             stages=stages,
         )
 
-    def measured_s(self, model: str, stage: str, shape: Shape) -> float | None:
-        """Seconds of `stage` at this very shape, per step of the loop; None if it never ran like that."""
-        records = self._state.profile.records.get((model, stage), {})
-        return records[shape].median_s if shape in records else None
+    def measured_s(self, device: str, model: str, stage: str, shape: Shape) -> float | None:
+        """Seconds of `stage` at this very shape on that kind of device, per step of the loop.
 
-    def estimated_s(self, model: str, stage: str, shape: Shape) -> float | None:
-        """The same from the nearest shape at which it ever ran; None if it never ran or is not placed."""
+        None if it never ran like that.
+        """
+        return self._state.profile.seen_s(device, model, stage, shape)
+
+    def estimated_s(self, device: str, model: str, stage: str, shape: Shape) -> float | None:
+        """The same from the shapes at which it ever ran; None if it never ran or is not placed."""
         view = self.models.get(model)
-        return None if view is None else self._state.profile.estimate_s(view, stage, shape, steps=1)
+        return None if view is None else self._state.profile.stage_s(device, view, stage, shape, steps=1)
 
     def homeless(self, model: str, workers: Collection[str]) -> tuple[str, ...]:
         """Stages of `model` that are pinned to none of `workers`. None without a pinned placement."""

@@ -58,6 +58,14 @@ class Worker:
         return self.state is WorkerState.UP
 
     @property
+    def kind(self) -> str:
+        """What its costs are known by: the device, and on a CPU how many threads; "" before its Hello."""
+        if self.hello is None:
+            return ""
+        threads = f", threads {self.hello.threads}" if self.device == "cpu" else ""
+        return self.hello.device_name + threads
+
+    @property
     def is_free(self) -> bool:
         """Up and without a task."""
         return self.is_up and self.task is None and not self.condemned
@@ -120,6 +128,8 @@ class Worker:
             task=self.task.view() if self.task else None,
             failed=frozenset(self.failed),
             occupied=self.unanswered > 0,
+            device=self.kind,
+            memory_bytes=self.hello.memory_bytes if self.hello else None,
         )
 
     def loaded(self, keys: set[StageKey]) -> None:

@@ -157,6 +157,8 @@ class Runs:
                 seconds=seconds,
                 ended_s=self._now_s(),
                 warm_up=task.is_warm_up,
+                device=worker.kind,
+                worker=worker.worker_id,
             )
         )
         job = self._job_of(task)

@@ -44,21 +44,22 @@ def _stuck(worker: Worker, planner: Planner | None, config: GatewayConfig, now_s
             worker.task.moved_at_s = now_s
     for task in worker.tasks:
         stuck_s = now_s - task.moved_at_s
-        if stuck_s > _bound_s(task, planner, config):
+        if stuck_s > _bound_s(worker.kind, task, planner, config):
             where = "+".join(task.pending) or "encoding its picture"
             return f"no progress in {where} for {stuck_s:.1f} s"
     return None
 
 
-def _bound_s(task: Task, planner: Planner | None, config: GatewayConfig) -> float:
+def _bound_s(device: str, task: Task, planner: Planner | None, config: GatewayConfig) -> float:
     """Seconds between two signs of progress. A stage that never ran may take as long as a warm-up."""
     if task.is_warm_up or planner is None:
         return config.warm_up_timeout_s
     if not task.pending:
         # many pictures may be in line for the one thread that encodes them
         return TIMES_EXPECTED * config.stall_timeout_s
-    if (expected_s := planner.measured_s(task.model, task.pending[0], task.shape)) is not None:
+    asked = (device, task.model, task.pending[0], task.shape)
+    if (expected_s := planner.measured_s(*asked)) is not None:
         return max(config.stall_timeout_s, TIMES_EXPECTED * expected_s)
-    if (guessed_s := planner.estimated_s(task.model, task.pending[0], task.shape)) is not None:
+    if (guessed_s := planner.estimated_s(*asked)) is not None:
         return max(TIMES_EXPECTED * config.stall_timeout_s, TIMES_GUESSED * guessed_s)
     return config.warm_up_timeout_s

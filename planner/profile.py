@@ -1,96 +1,138 @@
-"""What stages cost: a running median of seconds per (model, stage, shape), fed by finished stages.
+"""What stages cost, in seconds and bytes, by device kind, model, stage, shape, degree and batch.
 
-A loop's seconds are kept per step, so any number of steps can be asked for. A median because one slow sample
-(a page fault, a neighbour on the host) must not move deadlines; over a short window because a device's speed
-does drift.
+Workers measure a model on their devices before it serves (`planner.measurements`); finished stages correct
+that while it does (`planner.stage_costs`); shapes that were never run are fitted (`planner.curves`). A loop's
+seconds are kept per step, so any number of steps can be asked for.
 """
 
 from __future__ import annotations
 
-import math
-import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from planner.types import ModelView, Shape, StageKey, StageSample
+from planner.curves import Run
+from planner.fit import Fit
+from planner.measurements import Measurements
+from planner.stage_costs import StageCosts
+from planner.types import ModelView, Shape, StageSample
 
-MEDIAN_SAMPLES = 31
-"""How many samples a median reaches back: odd, and few enough that a change of speed shows in seconds."""
+GOOD_EFFICIENCY = 0.8
+"""Speed-up over degree that a degree must have to be worth its workers when none is idle.
 
-GUIDED_COST = 2.0
-"""Denoiser passes of a guided step over those of an unguided one."""
+Source: TridentServe (arXiv 2510.02838).
+"""
 
+UNMEASURED_RESUME_S = 0.05
+"""What a resume is taken to cost where it was not measured: above the 2 to 13 ms of a small checkpoint's way
+through shared memory, so that a pause is not thought to be free."""
 
-@dataclass(frozen=True, slots=True)
-class Record:
-    """The last samples of one (model, stage, shape), oldest first, in seconds per step."""
-
-    seconds: tuple[float, ...]
-    warm_up: bool
-    median_s: float
-
-    def with_sample(self, seconds: float, warm_up: bool) -> Record:
-        """Warm-up samples stand in until a real one comes, which replaces them all."""
-        if warm_up and not self.warm_up:
-            return self
-        before = self.seconds if warm_up == self.warm_up else ()
-        return _record((*before, seconds)[-MEDIAN_SAMPLES:], warm_up)
-
-
-def _record(seconds: tuple[float, ...], warm_up: bool) -> Record:
-    return Record(seconds, warm_up, statistics.median(seconds))
+Key = tuple[str, str, str]
+"""Device kind, model, stage."""
 
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """Immutable; `with_samples` gives the next one. The empty profile knows nothing."""
+    """Immutable; `with_samples` and `with_measured` give the next one. The empty profile knows nothing."""
 
-    records: Mapping[StageKey, Mapping[Shape, Record]] = field(default_factory=dict)
+    costs: Mapping[Key, StageCosts] = field(default_factory=dict)
+    measurements: Mapping[tuple[str, str], Measurements] = field(default_factory=dict)
 
     def with_samples(self, samples: Iterable[StageSample]) -> Profile:
         """The profile after `samples`, in their order; `self` when there are none."""
-        changed: dict[StageKey, dict[Shape, Record]] = {}
+        changed: dict[Key, StageCosts] = {}
         for sample in samples:
-            key = (sample.model, sample.stage)
-            shapes = changed.setdefault(key, dict(self.records.get(key, {})))
-            seconds = sample.seconds / max(1, sample.steps)
-            known = shapes.get(sample.shape)
-            shapes[sample.shape] = (
-                known.with_sample(seconds, sample.warm_up) if known else _record((seconds,), sample.warm_up)
-            )
-        return Profile({**self.records, **changed}) if changed else self
+            key = (sample.device, sample.model, sample.stage)
+            before = changed.get(key) or self.costs.get(key) or StageCosts()
+            changed[key] = before.with_sample(sample)
+        return Profile({**self.costs, **changed}, self.measurements) if changed else self
 
-    def estimate_s(self, model: ModelView, stage: str, shape: Shape, steps: int) -> float | None:
-        """Seconds of one worker for `stage`; `steps` counts only for the model's loop stage.
+    def with_measured(self, new: Measurements) -> Profile:
+        """The profile with that model on that device kind as measured; what was seen of it before goes.
 
-        An unseen shape is scaled from the nearest known one by pixels x frames, and on the loop stage by two
-        passes a guided step. That overstates a text encode, whose time hardly depends on the shape, by what
-        is little beside the loop. None when the stage was never seen at any shape: the caller decides.
+        `self` if it is what was measured already.
         """
-        shapes = self.records.get((model.model, stage))
-        if not shapes:
-            return None
-        is_loop = stage == model.loop_stage
-        known = min(shapes, key=lambda other: (_distance(shape, other), shape.guided != other.guided, other))
-        seconds = shapes[known].median_s * _volume(shape) / _volume(known)
-        if is_loop and shape.guided != known.guided:
-            seconds *= GUIDED_COST if shape.guided else 1 / GUIDED_COST
-        return seconds * steps if is_loop else seconds
+        if self.measurements.get((new.device, new.model)) == new:
+            return self
+        costs = {key: known for key, known in self.costs.items() if key[:2] != (new.device, new.model)}
+        for stage in dict.fromkeys(measurement.stage for measurement in new.measured):
+            of_stage = [each for each in new.measured if each.stage == stage]
+            costs[new.device, new.model, stage] = StageCosts.of(
+                {Run(each.shape, each.degree, each.batch): each.seconds for each in of_stage},
+                {
+                    Run(each.shape, each.degree, each.batch): float(each.peak_bytes)
+                    for each in of_stage
+                    if each.peak_bytes is not None
+                },
+            )
+        return Profile(costs, {**self.measurements, (new.device, new.model): new})
 
-    def job_s(self, model: ModelView, stages: Iterable[str], shape: Shape, steps: int) -> float | None:
-        """Seconds of `stages` one after the other; None when any of them was never seen."""
+    def stage_s(
+        self,
+        device: str,
+        view: ModelView,
+        stage: str,
+        shape: Shape,
+        steps: int,
+        *,
+        degree: int = 1,
+        batch: int = 1,
+    ) -> float | None:
+        """Seconds of `stage` on `degree` workers of that kind for `batch` jobs together.
+
+        `steps` counts only for the model's loop stage. None when the stage was never seen on that kind, or
+        that degree was not. A batch that was never measured costs as much as one job after the other.
+        """
+        costs = self.costs.get((device, view.model, stage))
+        if costs is None:
+            return None
+        is_loop = stage == view.loop_stage
+        seconds = costs.seconds((shape, degree, batch), is_loop)
+        return seconds * steps if is_loop and seconds is not None else seconds
+
+    def peak_bytes(
+        self, device: str, view: ModelView, stage: str, shape: Shape, *, degree: int = 1, batch: int = 1
+    ) -> int | None:
+        """The most that each of the workers holds beside the weights; None when that was never seen."""
+        costs = self.costs.get((device, view.model, stage))
+        return None if costs is None else costs.peak_bytes(Run(shape, degree, batch))
+
+    def job_s(
+        self, device: str, view: ModelView, stages: Iterable[str], shape: Shape, steps: int, degree: int = 1
+    ) -> float | None:
+        """Seconds of `stages` one after the other, the loop on `degree` workers; None if one is unknown."""
         total_s = 0.0
         for stage in stages:
-            seconds = self.estimate_s(model, stage, shape, steps)
+            of_stage = degree if stage == view.loop_stage else 1
+            seconds = self.stage_s(device, view, stage, shape, steps, degree=of_stage)
             if seconds is None:
                 return None
             total_s += seconds
         return total_s
 
+    def degrees(self, device: str, view: ModelView) -> tuple[int, ...]:
+        """The degrees of the loop whose cost is known, ascending, always with 1."""
+        costs = self.costs.get((device, view.model, view.loop_stage))
+        return (1,) if costs is None else costs.curves.degrees
 
-def _volume(shape: Shape) -> int:
-    return max(1, shape.width_px * shape.height_px * shape.frames)
+    def best_degree(self, device: str, view: ModelView, shape: Shape) -> int:
+        """k*: the largest degree whose speed-up over it is at least `GOOD_EFFICIENCY`; 1 if nothing is known.
 
+        Source: TridentServe (arXiv 2510.02838).
+        """
+        costs = self.costs.get((device, view.model, view.loop_stage))
+        return 1 if costs is None else costs.largest_degree(shape, GOOD_EFFICIENCY)
 
-def _distance(shape: Shape, other: Shape) -> float:
-    return abs(math.log(_volume(shape) / _volume(other)))
+    def resume_s(self, device: str, view: ModelView) -> float:
+        """What going on from a checkpoint costs over going on at once."""
+        known = self.measurements.get((device, view.model))
+        return UNMEASURED_RESUME_S if known is None or known.resume_s is None else known.resume_s
+
+    def seen_s(self, device: str, model: str, stage: str, shape: Shape) -> float | None:
+        """Seconds of one job at this very shape, per step of a loop; None if it never ran like that."""
+        costs = self.costs.get((device, model, stage))
+        return None if costs is None else costs.seen_s(shape)
+
+    def fits(self, device: str, model: str, stage: str) -> Mapping[bool, Fit]:
+        """What unseen shapes of one job are taken to cost, by whether it is guided, with the fits' errors."""
+        costs = self.costs.get((device, model, stage))
+        return {} if costs is None else costs.curves.fits

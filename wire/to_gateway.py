@@ -32,7 +32,10 @@ class FailureKind(enum.StrEnum):
 
 
 class Hello(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """The first message of a worker. `device` is "cpu" or "cuda:N"."""
+    """The first message of a worker. `device` is "cpu" or "cuda:N".
+
+    `memory_bytes`: what it may hold, as it was told or as its GPU has; None for no bound.
+    """
 
     protocol_version: int
     worker: str
@@ -41,6 +44,7 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     device: str
     device_name: str
     threads: int
+    memory_bytes: int | None = None
 
 
 class Described(msgspec.Struct, frozen=True, kw_only=True, tag=True):

@@ -12,6 +12,7 @@ import os
 import platform
 import threading
 import time
+from pathlib import Path
 
 import torch
 
@@ -83,12 +84,24 @@ def _hello(config: WorkerConfig, device_type: str) -> Hello:
         device=config.device,
         device_name=_device_name(config.device, device_type),
         threads=config.threads,
+        memory_bytes=_memory_bytes(config, device_type),
     )
+
+
+def _memory_bytes(config: WorkerConfig, device_type: str) -> int | None:
+    if config.memory_bytes is None and device_type == "cuda":
+        total_bytes: int = torch.cuda.get_device_properties(config.device).total_memory
+        return total_bytes
+    return config.memory_bytes
 
 
 def _device_name(device: str, device_type: str) -> str:
     if device_type == "cuda":
         return torch.cuda.get_device_name(device)
+    # what the platform module calls the processor is often only its instruction set
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return platform.processor() or platform.machine()
 
 

@@ -21,6 +21,7 @@ from tests.gateway.test_serving import error_of
 from wire.to_worker import Describe, ForgetModel, LoadStages, RunTask
 
 BOTH = ("toy", OTHER)
+KIND = "scripted, threads 1"
 ROOM = 10_000
 
 
@@ -130,11 +131,12 @@ async def test_a_worker_that_comes_back_gets_every_model(start: Start) -> None:
 async def test_costs_are_of_one_model(start: Start) -> None:
     bench = await start(models=BOTH)
     await assert_makes(bench, OTHER)
-    records = bench.engine.planner._state.profile.records
-    assert {model for model, _ in records} == set(BOTH)
-    job = next(iter(records["toy", "denoise"]))
-    assert bench.engine.planner.measured_s(OTHER, "denoise", job) is not None
-    assert bench.engine.planner.measured_s("no-such", "denoise", job) is None
+    costs = bench.engine.planner._state.profile.costs
+    assert {model for _, model, _ in costs} == set(BOTH)
+    shape = next(iter(_shapes(bench)))
+    assert bench.engine.planner.measured_s(KIND, OTHER, "denoise", shape) is not None
+    assert bench.engine.planner.measured_s(KIND, "no-such", "denoise", shape) is None
+    assert bench.engine.planner.measured_s("another kind", OTHER, "denoise", shape) is None
 
 
 async def test_a_model_of_the_start_that_fails_ends_it(start: Start) -> None:
@@ -370,7 +372,7 @@ async def test_open_requests_end_well_and_then_it_is_gone(start: Start) -> None:
     await assert_makes(bench)
     await assert_nothing_of(bench, OTHER)
     assert {worker.resident_bytes for worker in bench.engine.fleet} == {999}
-    assert not bench.engine.planner.estimated_s(OTHER, "denoise", next(iter(_shapes(bench))))
+    assert not bench.engine.planner.estimated_s(KIND, OTHER, "denoise", next(iter(_shapes(bench))))
     # and it can come back
     await loaded(bench)
     await assert_makes(bench, OTHER)
@@ -378,7 +380,7 @@ async def test_open_requests_end_well_and_then_it_is_gone(start: Start) -> None:
 
 
 def _shapes(bench: Bench) -> Any:
-    return bench.engine.planner._state.profile.records["toy", "denoise"]
+    return [run.shape for run in bench.engine.planner._state.profile.costs[KIND, "toy", "denoise"].records]
 
 
 async def test_what_is_not_done_within_the_bound_is_cancelled(start: Start) -> None:

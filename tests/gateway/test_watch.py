@@ -51,7 +51,17 @@ def planner(step_s: float | None) -> Planner:
     planner = Planner(CONFIG)
     planner.join(graph())
     samples = (
-        (StageSample(model="toy", stage="denoise", shape=SHAPE, steps=4, seconds=4 * step_s, ended_s=0.0),)
+        (
+            StageSample(
+                model="toy",
+                stage="denoise",
+                shape=SHAPE,
+                steps=4,
+                seconds=4 * step_s,
+                ended_s=0.0,
+                device="cpu, threads 1",
+            ),
+        )
         if step_s is not None
         else ()
     )

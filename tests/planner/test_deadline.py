@@ -7,26 +7,26 @@ PROFILE = Profile().with_samples([sample("encode", 1.0), sample("denoise", 8.0),
 
 
 def test_the_client_s_own_bound_comes_before_everything() -> None:
-    assert default_deadline_s(PROFILE, TINY, SHAPE, 4, 100.0, 1500.0, "batch") == 101.5
-    assert default_deadline_s(Profile(), TINY, SHAPE, 4, 100.0, 0.0) == 100.0
+    assert default_deadline_s(PROFILE, {""}, TINY, SHAPE, 4, 100.0, 1500.0, "batch") == 101.5
+    assert default_deadline_s(Profile(), {""}, TINY, SHAPE, 4, 100.0, 0.0) == 100.0
 
 
 @pytest.mark.parametrize(
     ("priority", "deadline_s"), [("interactive", 115.0), ("standard", 125.0), ("batch", 300.0)]
 )
 def test_else_the_time_alone_is_scaled_by_priority(priority: Priority, deadline_s: float) -> None:
-    assert default_deadline_s(PROFILE, TINY, SHAPE, 4, 100.0, None, priority) == deadline_s
+    assert default_deadline_s(PROFILE, {""}, TINY, SHAPE, 4, 100.0, None, priority) == deadline_s
 
 
 def test_standard_is_the_default_and_steps_count() -> None:
-    assert default_deadline_s(PROFILE, TINY, SHAPE, 8, 0.0, None) == SLO_SCALE["standard"] * 18.0
+    assert default_deadline_s(PROFILE, {""}, TINY, SHAPE, 8, 0.0, None) == SLO_SCALE["standard"] * 18.0
 
 
 def test_only_the_stages_that_are_needed_count() -> None:
-    deadline_s = default_deadline_s(PROFILE, TINY, SHAPE, 4, 0.0, None, stages=("denoise", "decode"))
+    deadline_s = default_deadline_s(PROFILE, {""}, TINY, SHAPE, 4, 0.0, None, stages=("denoise", "decode"))
     assert deadline_s == SLO_SCALE["standard"] * 9.0
 
 
 def test_a_model_that_was_never_run_gets_a_generous_constant() -> None:
     unknown_decode = Profile().with_samples([sample("encode", 1.0), sample("denoise", 8.0)])
-    assert default_deadline_s(unknown_decode, TINY, SHAPE, 4, 7.0, None, "interactive") == 7.0 + UNPROFILED_S
+    assert default_deadline_s(unknown_decode, {""}, TINY, SHAPE, 4, 7.0, None, "interactive") == 7.0 + UNPROFILED_S

@@ -171,7 +171,7 @@ def test_the_profile_is_learnt_from_what_ran() -> None:
     steady(fleet, 0.0, 40.0)
     fleet.run()
     shape = fleet.calls[-2].observation.jobs[0].shape
-    assert fleet.state.profile.job_s(MODELS["tiny"], ("encode", "denoise", "decode"), shape, 8) == 9.0
+    assert fleet.state.profile.job_s("", MODELS["tiny"], ("encode", "denoise", "decode"), shape, 8) == 9.0
 
 
 def test_the_same_observations_give_the_same_effects_again() -> None:
