@@ -188,6 +188,8 @@ class Reason(enum.StrEnum):
     WORKER_REPLACED = "worker_replaced"
     MODELS_CHANGED = "models_changed"
     MIX_SHIFTED = "mix_shifted"
+    STAGE_FAILED = "stage_failed"
+    NO_ROOM = "no_room"
     PLACEMENT_REVIEW = "placement_review"
 
 
@@ -294,9 +296,10 @@ class PlannerConfig:
     """`pinned`: worker id -> stages it holds (of every model), or empty for placement by the rule.
 
     `mix_window_s`: how far back the observed mix reaches, and further where it would hold fewer than
-    `min_samples`. `min_dwell_s`: a placement lives at least this long. `min_samples`: the rule waits for this
-    many finished stages since the last change. `share_margin`: how far past the rounding boundary the loop's
-    share of GPU-seconds must be before the rule changes anything. `policy` is a name of `planner.policies`,
+    `min_samples`. `min_dwell_s`: a placement lives at least this long, and a stage where it was just
+    loaded. `min_samples`: the rule waits for this many jobs since the last change. `gain_margin`: how much
+    more of the demand, relatively, another placement must serve. `horizon_s`: how long a change is to last
+    over which its loads must pay. `policy` is a name of `planner.policies`,
     and `static_degree` that of every task under "fcfs".
     """
 
@@ -305,6 +308,8 @@ class PlannerConfig:
     min_dwell_s: float = 10.0
     min_samples: int = 12
     share_margin: float = 0.05
+    gain_margin: float = 0.1
+    horizon_s: float = 60.0
     parts: Parts = Parts()
     policy: str = "triptych"
     static_degree: int = 1
