@@ -17,6 +17,7 @@ class Phase(enum.StrEnum):
     STARTING = "starting"
     IDLE = "idle"
     LOADING = "loading"
+    MEASURING = "measuring"
     RUNNING = "running"
     STOPPING = "stopping"
 
@@ -48,13 +49,36 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class Described(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """The stage graphs of a model by workflow, in builtin types (`pipelines.graph.StageGraph`)."""
+    """The stage graphs of a model by workflow, in builtin types (`pipelines.graph.StageGraph`).
+
+    `weight_bytes`: of each stage's parts on this worker; a part counts in every stage that needs it.
+    """
 
     model: str
     graphs: dict[str, dict[str, Any]]
+    weight_bytes: dict[str, int] = {}
 
 
 class DescribeFailed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    model: str
+    reason: str
+
+
+class ProfileProgress(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """A line for the log while a model is measured."""
+
+    model: str
+    text: str
+
+
+class ProfileMeasured(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """What the stages cost, in builtin types (`planner.measurements.Measurements`, `device` still empty)."""
+
+    model: str
+    profile: dict[str, Any]
+
+
+class ProfileFailed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     model: str
     reason: str
 
@@ -195,6 +219,9 @@ ToGateway = (
     Hello
     | Described
     | DescribeFailed
+    | ProfileProgress
+    | ProfileMeasured
+    | ProfileFailed
     | StagesLoaded
     | LoadFailed
     | ModelForgotten

@@ -1,7 +1,7 @@
 """Messages that a worker receives. The gateway is the only sender.
 
-A worker answers `Describe`, `LoadStages`, `ForgetModel` and `RunTask` with exactly one terminal message each
-(see `wire.to_gateway`); the others are not answered, or only by what they do to a task.
+A worker answers `Describe`, `MeasureProfile`, `LoadStages`, `ForgetModel` and `RunTask` with exactly one
+terminal message each (see `wire.to_gateway`); the others are not answered, or only by what they do to a task.
 """
 
 from __future__ import annotations
@@ -31,6 +31,20 @@ class Describe(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
     model: str
     entry: dict[str, Any]
+
+
+class MeasureProfile(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Find out what the stages of a model cost on this device, in about `bound_s` beside what loads take.
+
+    At every one of `generations`, of which the first is the usual one, as far as the time allows; with
+    `batches` of jobs too. Nothing of it stays resident.
+    """
+
+    model: str
+    entry: dict[str, Any]
+    generations: tuple[Generation, ...]
+    batches: tuple[int, ...]
+    bound_s: float
 
 
 class LoadStages(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -105,6 +119,7 @@ ToWorker = (
     Welcome
     | Refused
     | Describe
+    | MeasureProfile
     | LoadStages
     | EvictStages
     | ForgetModel

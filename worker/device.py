@@ -21,15 +21,27 @@ from pipelines.derive import derive
 from pipelines.errors import PipelineError
 from wire.generation import Exactness
 from wire.handoff import HandoffStore
-from wire.to_gateway import Described, DescribeFailed, LoadFailed, ModelForgotten, Phase, StagesLoaded
-from wire.to_worker import Describe, EvictStages, ForgetModel, LoadStages, RunTask
+from wire.to_gateway import (
+    Described,
+    DescribeFailed,
+    LoadFailed,
+    ModelForgotten,
+    Phase,
+    ProfileFailed,
+    ProfileMeasured,
+    ProfileProgress,
+    StagesLoaded,
+)
+from wire.to_worker import Describe, EvictStages, ForgetModel, LoadStages, MeasureProfile, RunTask
 from worker.batch import Batch
 from worker.commands import Command, CommandQueue
 from worker.components import Components
-from worker.errors import WorkerError
+from worker.errors import StopAtBoundary, WorkerError
 from worker.memory import give_back, out_of_memory, told
 from worker.network_tap import can_share
-from worker.resident import ResidentModel
+from worker.profiler import Profiler
+from worker.resident import ResidentModel, computed_in
+from worker.stage_bytes import stage_bytes
 from worker.task_run import Doing, Emit, Surroundings, TaskRun
 from worker.wishes import Wishes
 
@@ -84,6 +96,8 @@ class DeviceLoop:
             match command:
                 case Describe():
                     self._describe(command)
+                case MeasureProfile():
+                    self._measure(command)
                 case LoadStages():
                     self._load(command)
                 case EvictStages():
@@ -102,11 +116,39 @@ class DeviceLoop:
     def _describe(self, command: Describe) -> None:
         self.doing = Doing(Phase.LOADING, time.monotonic())
         try:
-            graphs = derive(command.model, self._components.opened(from_entry(command.entry)))
-        except PipelineError as error:
+            model = self._components.opened(from_entry(command.entry))
+            graphs = derive(command.model, model)
+            weight_bytes = stage_bytes(command.model, model, graphs, computed_in(model, self._device))
+        except (PipelineError, WorkerError) as error:
             self._emit(DescribeFailed(model=command.model, reason=str(error)))
         else:
-            self._emit(Described(model=command.model, graphs=msgspec.to_builtins(graphs)))
+            described = msgspec.to_builtins(graphs)
+            self._emit(Described(model=command.model, graphs=described, weight_bytes=weight_bytes))
+
+    def _measure(self, command: MeasureProfile) -> None:
+        def say(line: str) -> None:
+            self.doing = Doing(Phase.MEASURING, time.monotonic())
+            self._emit(ProfileProgress(model=command.model, text=line))
+
+        self.doing = Doing(Phase.MEASURING, time.monotonic())
+        try:
+            measured = Profiler(
+                command.model,
+                from_entry(command.entry),
+                self._device,
+                self._components,
+                self._around.store,
+                say=say,
+                stopping=lambda: self._wishes.wants_stop(""),
+            ).measure(command.generations, command.batches, command.bound_s)
+        except StopAtBoundary:
+            self._emit(ProfileFailed(model=command.model, reason="the worker is stopping"))
+        except Exception as error:  # a family's own code may raise anything; the gateway goes on without
+            words = str(error) if isinstance(error, PipelineError | WorkerError) else repr(error)
+            give_back(self._device, error)
+            self._emit(ProfileFailed(model=command.model, reason=words))
+        else:
+            self._emit(ProfileMeasured(model=command.model, profile=msgspec.to_builtins(measured)))
 
     def _load(self, command: LoadStages) -> None:
         started_s = time.monotonic()

@@ -4,6 +4,7 @@ WorkerError
 |- StageNotResident     a task for a stage whose weights are not here (the gateway's fault)
 |- ComponentNotHeld     a block wanted the weights of a part that this worker does not hold (ours)
 |- LoadRefused          a model source that cannot be loaded as asked (the operator's fault)
+|- ProfileRefused       a model none of whose runs could be measured (as its requests would fail)
 |- AdapterRefused       a LoRA adapter that is missing or does not fit the model (the operator's fault)
 |- HostFolderFull       a host copy that does not fit under its bound (nobody: loaded without one)
 `- HandoffRefused       a stage output that cannot be packed, or bytes that cannot be unpacked (ours)
@@ -31,6 +32,10 @@ class ComponentNotHeld(WorkerError):
 
 class LoadRefused(WorkerError):
     """A model source that cannot be loaded as asked."""
+
+
+class ProfileRefused(WorkerError):
+    """A stage that could not be measured at any shape."""
 
 
 class AdapterRefused(WorkerError):

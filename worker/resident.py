@@ -27,6 +27,11 @@ from worker.schedulers import scheduler_of
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
+def computed_in(model: Model, device: torch.device) -> torch.dtype:
+    """The type of its weights there: stored narrow, but a CPU is both faster and closer in float32."""
+    return torch.float32 if device.type == "cpu" else _DTYPES[model.dtype]
+
+
 def _walk(block: Any) -> Iterator[Any]:
     """`block` and all blocks inside it."""
     yield block
@@ -55,8 +60,7 @@ class ResidentModel:
         self.model = model = self._components.opened(model)
         self.device = device
         self.graphs: dict[str, StageGraph] = derive(name, model)
-        # weights are stored narrow; a CPU computes in float32, which is both faster there and closer
-        self.dtype = torch.float32 if device.type == "cpu" else _DTYPES[model.dtype]
+        self.dtype = computed_in(model, device)
         self.blocks: dict[str, dict[str, Any]] = {
             workflow: workflow_blocks(model, workflow) for workflow in self.graphs
         }
