@@ -1,66 +1,195 @@
-"""Who runs what now: earliest deadline first over idle workers, merging stages that live together.
+"""Who runs what now, where and at which degree: deadlines first, then GPU-seconds, then mean latency.
 
-A job's consecutive stages on one worker become one task: between them nothing is written or sent. Jobs that
-wait for any stage stand in one queue, so a picture to be decoded and a prompt to be encoded on the same
-worker go by deadline alone. Whether a busy worker would have been the better choice is not considered.
+- Earliest deadline first, each job at the smallest degree that still meets its deadline, on the node where it
+  fits best, or its own. A job's consecutive stages on one worker become one task.
+- A deadline counts to the end of the job: what remains of it, and the least wait for the homes of its next
+  stages. An encode whose loop cannot begin in time lets others go first.
+- Who finds no worker joins a batch, or has room reserved, or has others paused for it.
+- What cannot be on time is served after all that can, on what stays idle (`planner.lateness`).
+- Workers that would idle are spent on latency, while nothing waits (`planner.growth`).
+
+A cost that is not known is taken to be in time at degree 1.
 """
 
 from __future__ import annotations
 
-from planner.deadline import URGENCY
+from planner import growth, reservation
+from planner.admission import admitted
+from planner.batches import Batches
+from planner.board import Board, Hold, Start, precedence
+from planner.lateness import SPARED_SHARE, is_late, is_overdue, n_overdue_allowed
+from planner.outlook import Left, on_grid
+from planner.pauses import Urgent, pauses
 from planner.placement import Targets
-from planner.residency import homes_of
-from planner.types import JobView, Observation, Run, StageKey
+from planner.pool import Option
+from planner.profile import Profile
+from planner.types import Effect, JobView, Observation, Parts, Reason, Run, WakeAt
+
+__all__ = ["dispatched", "precedence"]
+
+LOOK_AGAIN_S = 0.25
+"""How often to look again while a job waits that running ones may have to give way to."""
+
+MAX_UNPLACED = 64
+"""How many jobs that found no worker are looked at further, once none is idle. More could not be served."""
 
 
-def runs(targets: Targets, observation: Observation) -> list[Run]:
-    """At most one `Run` per idle worker and per ready job, in order of deadline, priority, arrival and id.
-
-    A stage runs where it is resident and placed; a stage resident only where it has no place runs there, so
-    that nothing waits for a placement change. A run would queue behind a load, which may take minutes, so a
-    worker that loads is taken only if no other one, idle or not, has the job's next stage. Among idle workers
-    the choice is: the most stages of the job as one task, the fewest other stages, the id.
-    """
-    idle = {worker.worker_id: worker for worker in observation.workers if worker.task is None}
-    if not idle:
-        return []
-    homes = homes_of(targets, observation.workers)
-    usable = {
-        worker.worker_id: frozenset(
-            key for key in worker.resident if key in targets[worker.worker_id] or key not in homes
-        )
-        for worker in observation.workers
-    }
-    unhindered = {key for w in observation.workers if not w.is_held_up for key in usable[w.worker_id]}
-    ready = sorted((job for job in observation.jobs if not job.running), key=precedence)
-    effects = []
-    for job in ready:
-        can_wait = any((job.model, stage) in unhindered for stage in job.pending[:1])
-        merged = {
-            name: n
-            for name, worker in idle.items()
-            if not (can_wait and worker.is_held_up) and (n := _n_merged(job, usable[name]))
-        }
-        if not merged:
-            continue
-        worker = min(merged, key=lambda name: _preference(merged[name], usable[name], name))
-        effects.append(Run(stages=job.pending[: merged[worker]], jobs=(job.job_id,), workers=(worker,)))
-        del idle[worker]
-    return effects
+def dispatched(
+    targets: Targets, observation: Observation, profile: Profile, parts: Parts
+) -> tuple[list[Effect], WakeAt | None]:
+    """What becomes of the waiting jobs: refusals and fewer steps, runs, pauses; and when to look again."""
+    board = Board.of(targets, observation, profile, parts)
+    waiting, effects = admitted(board, board.waiting())
+    round_ = _Round(board)
+    round_.serve(waiting)
+    paused = pauses(board, round_.urgent) if parts.pauses else []
+    if parts.grows and not round_.n_waiting:
+        growth.widen(board)
+        paused += growth.growing_pauses(board)
+    runs = [*(start.run() for start in board.starts), *round_.joins]
+    wake = None
+    if parts.pauses and round_.urgent and any(running.task.can_pause for running in board.running()):
+        wake = WakeAt(at_s=on_grid(observation.now_s, LOOK_AGAIN_S), reason=Reason.WAITING_JOBS)
+    return [*effects, *runs, *paused], wake
 
 
-def precedence(job: JobView) -> tuple[float, int, float, str]:
-    """What waiting jobs are sorted by: the first is the next to be given a worker that can run it."""
-    return job.deadline_s, URGENCY[job.priority], job.arrived_s, job.job_id
+class _Round:
+    """One pass over the waiting jobs. `urgent`: those in time that found no worker; `n_waiting` have none."""
 
+    def __init__(self, board: Board) -> None:
+        self._board = board
+        self._batches = Batches(board)
+        self.joins: list[Run] = []
+        self.urgent: list[Urgent] = []
+        self.n_waiting = 0
 
-def _n_merged(job: JobView, usable: frozenset[StageKey]) -> int:
-    """How many of the job's next stages a worker with `usable` can run in one task."""
-    n = 0
-    while n < len(job.pending) and (job.model, job.pending[n]) in usable:
-        n += 1
-    return n
+    def serve(self, waiting: list[JobView]) -> None:
+        """Overdue ones, what can be on time, what cannot because of its next stage's homes, late ones."""
+        board = self._board
+        on_time: list[JobView] = []
+        late: list[JobView] = []
+        hindered: list[JobView] = []
+        for job in waiting:
+            (late if is_late(board, job) else on_time).append(job)
+        if late:
+            late = self._serve_overdue(late)
+        n_unplaced = 0
+        for place, job in enumerate(on_time):
+            if n_unplaced >= MAX_UNPLACED and not board.pool.n_idle:
+                self.n_waiting += len(on_time) - place
+                break
+            served = self._serve(job)
+            if served is None:
+                hindered.append(job)
+            elif not served:
+                n_unplaced += 1
+                self.n_waiting += 1
+        self._serve_late(hindered, Reason.EARLIEST_DEADLINE, spared=0)
+        n_spared = int(board.pool.n_workers * SPARED_SHARE) if board.parts.reserves else 0
+        self._serve_late(late, Reason.LATE, spared=n_spared)
 
+    def _serve(self, job: JobView) -> bool | None:
+        """Whether a task has it now; None if it cannot be on time because of its next stage's homes."""
+        board = self._board
+        options = board.pool.options(job)
+        choices: list[tuple[tuple[int, int, float, int, int], Option, Left | None, int]] = []
+        busy: Urgent | None = None
+        is_hindered = False
+        for option in options:
+            left = board.outlook.left(job, option.workers.kind)
+            place, degree = 0, 1
+            if left is not None:
+                within_s = job.deadline_s - board.now_s - board.wait_s(job, option)
+                found = left.least_degree(within_s)
+                if found is None:
+                    is_hindered = True
+                    continue
+                place = found
+                degree = left.degrees[place] if self._has_loop(job, option) else 1
+                busy = busy or Urgent(job, option, left, place)
+            if option.workers.n_idle or board.holds:
+                seconds = left.total_s[place] if left is not None else 0.0
+                workers = option.workers
+                key = (degree, -option.n_merged, seconds, len(workers.usable), workers.place)
+                choices.append((key, option, left, place))
+        for (degree, *_), option, left, place in sorted(choices, key=lambda choice: choice[0]):
+            if start := self._start(job, option, left, place, degree, Reason.EARLIEST_DEADLINE):
+                self._batches.offer(start)
+                return True
+        if joined := self._batches.join(job):
+            if isinstance(joined, Run):
+                self.joins.append(joined)
+            return True
+        if busy is not None:
+            self.urgent.append(busy)
+            if board.parts.reserves:
+                reservation.reserve(board, job, busy.option, busy.left, busy.place)
+        return None if is_hindered and busy is None else False
 
-def _preference(n_merged: int, usable: frozenset[StageKey], worker_id: str) -> tuple[int, int, str]:
-    return -n_merged, len(usable) - n_merged, worker_id
+    def _start(
+        self, job: JobView, option: Option, left: Left | None, place: int, degree: int, reason: Reason
+    ) -> Start | None:
+        board = self._board
+        loop = board.loop_of(job, job.pending[: option.n_merged])
+        node = board.pool.fitting_node(option, degree, job.node, loop)
+        if node is not None:
+            return board.start(job, option, node, place, degree, reason)
+        if left is not None and (hold := reservation.lend(board, job, option, left, place, degree)):
+            return self._start_on(hold, job, option, left, place, degree, reason)
+        return None
+
+    def _start_on(
+        self, hold: Hold, job: JobView, option: Option, left: Left, place: int, degree: int, reason: Reason
+    ) -> Start:
+        workers, hold.workers = hold.workers[:degree], hold.workers[degree:]
+        stages = job.pending[: option.n_merged]
+        loop = self._board.loop_of(job, stages)
+        start = Start([job], stages, option, hold.node, workers, reason, left, place, loop)
+        self._board.starts.append(start)
+        return start
+
+    def _serve_overdue(self, late: list[JobView]) -> list[JobView]:
+        """Those that have waited too long, first; returns the others."""
+        board = self._board
+        overdue = {job.job_id for job in late if is_overdue(board, job, board.now_s)}
+        if not overdue:
+            return late
+        allowed = n_overdue_allowed(board)
+        served = set()
+        for job in late:
+            if job.job_id in overdue and allowed > 0 and (start := self._cheapest(job, Reason.OVERDUE)):
+                allowed -= start.degree
+                served.add(job.job_id)
+        return [job for job in late if job.job_id not in served]
+
+    def _serve_late(self, jobs: list[JobView], reason: Reason, spared: int) -> None:
+        for place, job in enumerate(jobs):
+            n_idle = self._board.pool.n_idle
+            if n_idle > spared and (start := self._cheapest(job, reason)):
+                self._batches.offer(start)
+                continue
+            if joined := self._batches.join(job):
+                if isinstance(joined, Run):
+                    self.joins.append(joined)
+                continue
+            self.n_waiting += 1
+            if place >= MAX_UNPLACED and n_idle <= spared:
+                self.n_waiting += len(jobs) - place - 1
+                return
+
+    def _cheapest(self, job: JobView, reason: Reason) -> Start | None:
+        """Start it where it costs the fewest GPU-seconds of all idle workers."""
+        for option in self._board.pool.options(job):
+            if not option.workers.n_idle:
+                continue
+            left = self._board.outlook.left(job, option.workers.kind)
+            place = 0 if left is None else left.cheapest
+            degree = 1 if left is None or not self._has_loop(job, option) else left.degrees[place]
+            loop = self._board.loop_of(job, job.pending[: option.n_merged])
+            node = self._board.pool.fitting_node(option, degree, job.node, loop)
+            if node is not None:
+                return self._board.start(job, option, node, place, degree, reason)
+        return None
+
+    def _has_loop(self, job: JobView, option: Option) -> bool:
+        return self._board.loop_of(job, job.pending[: option.n_merged]) is not None

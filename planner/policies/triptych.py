@@ -1,8 +1,8 @@
-"""Ours: stages placed by the observed mix, jobs dispatched by deadline."""
+"""Ours: stages placed by the mix, jobs dispatched by deadline (`planner.dispatch`)."""
 
 from __future__ import annotations
 
-from planner.dispatch import runs
+from planner.dispatch import dispatched
 from planner.placement import targets_of
 from planner.residency import evictions, loads
 from planner.state import PlannerState, advanced
@@ -10,7 +10,7 @@ from planner.types import Effect, Observation, WakeAt
 
 
 def decide(state: PlannerState, observation: Observation) -> tuple[PlannerState, tuple[Effect, ...]]:
-    """Effects are in the order to carry them out: runs, loads, evictions, then one `WakeAt`.
+    """Effects are in the order to carry them out: what becomes of jobs, loads, evictions, then one `WakeAt`.
 
     Runs come first so that a load asked for in the same call queues behind them and not before.
     """
@@ -18,11 +18,14 @@ def decide(state: PlannerState, observation: Observation) -> tuple[PlannerState,
     if state.placement is None:
         return state, ()
     targets = targets_of(state.placement, state.config, observation.models)
+    about_jobs, wake = dispatched(targets, observation, state.profile, state.config.parts)
     effects: list[Effect] = [
-        *runs(targets, observation),
+        *about_jobs,
         *loads(state.placement, targets, observation),
         *evictions(state.placement, targets, observation),
     ]
+    wakes = [wake] if wake is not None else []
     if review_at_s is not None:
-        effects.append(WakeAt(at_s=review_at_s))
+        wakes.append(WakeAt(at_s=review_at_s))
+    effects += sorted(wakes, key=lambda one: one.at_s)[:1]
     return state, tuple(effects)

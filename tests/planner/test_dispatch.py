@@ -1,7 +1,6 @@
 from planner import JobView, Observation, Reason, Run, WorkerView
-from planner.dispatch import runs
 from planner.placement import Targets
-from tests.planner.values import EVERY, LOOP, MODELS, REST, TINY, job, stages, worker
+from tests.planner.values import EVERY, LOOP, MODELS, REST, TINY, job, runs, stages, worker
 
 ALL = TINY.stages
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from planner import Load, ModelView, PlannerConfig, Reason, Role, Run
-from planner.dispatch import runs
 from planner.placement import Placement
 from planner.residency import loads
 from planner.types import Observation
 from tests.planner.fleet import Fleet
-from tests.planner.values import EVERY, LOOP, MODELS, REST, TINY, job, stages, worker
+from tests.planner.values import EVERY, LOOP, MODELS, REST, TINY, job, runs, stages, worker
 
 OTHER = ModelView("other", ("encode", "denoise", "decode"), "denoise")
 BOTH = {**MODELS, "other": OTHER}

@@ -84,7 +84,8 @@ def test_equal_jobs_on_one_worker_finish_in_order_of_deadline(deadlines_s: list[
     fleet = Fleet(MODELS, PlannerConfig(), dict.fromkeys(STAGES, 1.0))
     fleet.start("w0", resident=EVERY)
     for place, deadline_s in enumerate(deadlines_s):
-        fleet.submit(f"job {place:02}", deadline_s)
+        # all can be on time: who cannot makes way
+        fleet.submit(f"job {place:02}", 100.0 + deadline_s)
     fleet.run()
     by_deadline = sorted(range(len(deadlines_s)), key=lambda place: (deadlines_s[place], place))
     assert list(fleet.finished_s) == [f"job {place:02}" for place in by_deadline]

@@ -4,7 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from planner.types import JobView, ModelView, Priority, RunningTask, Shape, StageSample, WorkerView
+from planner.dispatch import dispatched
+from planner.placement import Targets
+from planner.profile import Profile
+from planner.types import (
+    JobView,
+    ModelView,
+    Observation,
+    Parts,
+    Priority,
+    Run,
+    RunningTask,
+    Shape,
+    StageSample,
+    WorkerView,
+)
 
 SHAPE = Shape(512, 512)
 TINY = ModelView("tiny", ("encode", "denoise", "decode"), "denoise")
@@ -56,3 +70,11 @@ def samples(denoise_share: float, n: int, ended_s: Iterable[float] = (0.0,)) -> 
         for _ in range(n)
         for stage, seconds in (("denoise", denoise_share), ("decode", 1.0 - denoise_share))
     )
+
+
+def runs(
+    targets: Targets, observation: Observation, profile: Profile | None = None, parts: Parts | None = None
+) -> list[Run]:
+    """What dispatch starts, without what else becomes of jobs."""
+    effects, _ = dispatched(targets, observation, profile or Profile(), parts or Parts())
+    return [effect for effect in effects if isinstance(effect, Run)]

@@ -1,0 +1,165 @@
+"""Jobs that share a task: what found no idle worker joins one that starts now, or a loop that runs.
+
+A batch lasts longer than each of its jobs alone and costs fewer GPU-seconds, up to the profile's knee. While
+workers are idle jobs run beside each other; nobody waits for a batch to fill, and nobody becomes late by who
+joins.
+"""
+
+from __future__ import annotations
+
+from planner.board import Board, Running, Start
+from planner.outlook import ROUNDING_S
+from planner.pool import Option, WorkerClass
+from planner.types import JobView, Reason, Run, Shape
+
+MAX_BATCH = 16
+"""The most jobs that are ever put together."""
+
+KNEE_GAIN = 0.1
+"""By how much twice the jobs must cut the seconds per job. Less is within a profile's error, and every job of
+a larger batch waits for all of it."""
+
+_Key = tuple[str, str, tuple[str, ...], Shape | None]
+
+
+class Batches:
+    """Of one decision. What was told to `offer`, and what runs, may be joined."""
+
+    def __init__(self, board: Board) -> None:
+        self._board = board
+        self._open: dict[_Key, list[Start]] = {}
+        self._running: dict[tuple[str, str, Shape], list[Running]] | None = None
+        self._joined: dict[str, list[JobView]] = {}
+        self._knees: dict[tuple[int, _Key], int] = {}
+
+    def offer(self, start: Start) -> None:
+        """Let others join what starts now."""
+        job = start.jobs[0]
+        if job.batch_key and start.degree == 1 and self._board.parts.batches:
+            self._open.setdefault(self._key(job, start.stages), []).append(start)
+
+    def join(self, job: JobView) -> Run | bool:
+        """True if it was put into a task that starts now, the `Run` that joins a running one, or False."""
+        if not job.batch_key:
+            return False
+        if self._board.parts.batches and self._join_start(job):
+            return True
+        return (self._board.parts.joins and self._join_running(job)) or False
+
+    def knee(self, job: JobView, stages: tuple[str, ...], workers: WorkerClass) -> int:
+        """The most jobs for which `stages` still get cheaper per job on such a worker, and that fit there."""
+        key = (workers.place, self._key(job, stages))
+        known = self._knees.get(key)
+        if known is None:
+            known = self._knees[key] = self._knee(job, stages, workers)
+        return known
+
+    def _knee(self, job: JobView, stages: tuple[str, ...], workers: WorkerClass) -> int:
+        outlook, n = self._board.outlook, 1
+        alone_s = outlook.stages_s(job, stages, workers.kind)
+        while alone_s is not None and 2 * n <= MAX_BATCH:
+            twice_s = outlook.stages_s(job, stages, workers.kind, batch=2 * n)
+            if twice_s is None or twice_s / (2 * n) > (1 - KNEE_GAIN) * alone_s / n:
+                break
+            if not self._board.pool.fits(job, stages, workers, batch=2 * n):
+                break
+            n, alone_s = 2 * n, twice_s
+        return n
+
+    def _join_start(self, job: JobView) -> bool:
+        for option in self._board.pool.options(job):
+            stages = job.pending[: option.n_merged]
+            for start in self._open.get(self._key(job, stages), ()):
+                together = [*start.jobs, job]
+                if start.option.workers is not option.workers:
+                    continue
+                if len(together) > self.knee(job, stages, option.workers):
+                    continue
+                if self._none_late(together, option):
+                    start.jobs.append(job)
+                    return True
+        return False
+
+    def _none_late(self, together: list[JobView], option: Option) -> bool:
+        """Whether all that could be on time in a batch one smaller, and the newcomer alone, still can."""
+        outlook, now_s = self._board.outlook, self._board.now_s
+        n = len(together)
+        waits_s = self._board.wait_s(together[0], option)
+        for job in together:
+            before = outlook.left(job, option.workers.kind, 1 if job is together[-1] else n - 1)
+            after = outlook.left(job, option.workers.kind, n)
+            if before is None or after is None:
+                return False
+            within_s = job.deadline_s - now_s - waits_s + ROUNDING_S
+            if before.total_s[0] <= within_s < after.total_s[0]:
+                return False
+        return True
+
+    def _join_running(self, job: JobView) -> Run | None:
+        for option in self._board.pool.options(job):
+            stages = job.pending[: option.n_merged]
+            if self._board.loop_of(job, stages) is None:
+                continue
+            for running in self._loops().get((job.model, job.batch_key, job.shape), ()):
+                if running.workers is not option.workers:
+                    continue
+                new = self._joined.get(running.worker, [])
+                if len(running.jobs) + len(new) + 1 > self.knee(job, stages, option.workers):
+                    continue
+                if self._none_late_by_joining(job, running, new):
+                    self._joined[running.worker] = [*new, job]
+                    return Run(
+                        stages=stages,
+                        jobs=(job.job_id,),
+                        workers=(running.worker,),
+                        reason=Reason.JOINS_BATCH,
+                        joins=running.task.job_ids[0],
+                    )
+        return None
+
+    def _none_late_by_joining(self, job: JobView, running: Running, new: list[JobView]) -> bool:
+        outlook, now_s = self._board.outlook, self._board.now_s
+        kind = running.workers.kind
+        view = outlook.view(job.model)
+        progress = running.progress
+        n = len(running.jobs) + len(new) + 1
+        alone, together = outlook.left(job, kind), outlook.left(job, kind, n)
+        if view is None or progress is None or alone is None or together is None:
+            return False
+        step_s = outlook.profile.stage_s(kind[0], view, view.loop_stage, job.shape, 1, batch=n)
+        if step_s is None:
+            return False
+        if alone.total_s[0] <= job.deadline_s - now_s < together.total_s[0]:
+            return False
+        # the loops wait while those who join run what comes before theirs
+        held_up_s = together.before_s * (len(new) + 1)
+        ends_s = now_s + held_up_s + (progress.steps_left + 1) * step_s + together.after_s
+        if any(progress.ends_s <= other.deadline_s + ROUNDING_S < ends_s for other in running.jobs):
+            return False
+        for other in new:
+            before, after = outlook.left(other, kind, n - 1), outlook.left(other, kind, n)
+            within_s = other.deadline_s - now_s - held_up_s
+            if before is None or after is None or before.total_s[0] <= within_s < after.total_s[0]:
+                return False
+        return True
+
+    def _loops(self) -> dict[tuple[str, str, Shape], list[Running]]:
+        """Running loops of degree 1 that will make at least one more step, by who may join them."""
+        if self._running is None:
+            self._running = {}
+            for running in self._board.running():
+                task, progress = running.task, running.progress
+                if not running.jobs or not running.jobs[0].batch_key or task.pausing or task.degree > 1:
+                    continue
+                if progress is not None and progress.boundary_s is not None:
+                    key = (task.model, running.jobs[0].batch_key, task.shape)
+                    self._running.setdefault(key, []).append(running)
+        return self._running
+
+    def _key(self, job: JobView, stages: tuple[str, ...]) -> _Key:
+        """Jobs of one key may be one batch of `stages`. An encode has no shape."""
+        view = self._board.outlook.view(job.model)
+        has_shape = view is None or any(
+            view.stages.index(stage) >= view.stages.index(view.loop_stage) for stage in stages
+        )
+        return job.model, job.batch_key, stages, job.shape if has_shape else None

@@ -1,0 +1,176 @@
+"""All that one decision looks at: waiting jobs in order, idle workers, running tasks, what is to start."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from planner.deadline import URGENCY
+from planner.outlook import Left, Outlook, Progress
+from planner.placement import Targets
+from planner.pool import Option, Pool, WorkerClass
+from planner.profile import Profile
+from planner.types import JobView, Observation, Parts, Reason, Run, RunningTask, StageKey
+
+
+@dataclass(slots=True, eq=False)
+class Start:
+    """A task that is to start now. `place` is that of its degree in `left`, which is None if not known."""
+
+    jobs: list[JobView]
+    stages: tuple[str, ...]
+    option: Option
+    node: str
+    workers: tuple[str, ...]
+    reason: Reason
+    left: Left | None
+    place: int
+    loop: StageKey | None
+
+    @property
+    def degree(self) -> int:
+        return len(self.workers)
+
+    def run(self) -> Run:
+        return Run(
+            stages=self.stages,
+            jobs=tuple(job.job_id for job in self.jobs),
+            workers=self.workers,
+            degree=len(self.workers),
+            reason=self.reason,
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Running:
+    """A task that workers of `node` have, the first of them of class `workers`."""
+
+    task: RunningTask
+    worker: str
+    node: str
+    workers: WorkerClass
+    jobs: tuple[JobView, ...]
+    progress: Progress | None
+
+    @property
+    def deadline_s(self) -> float:
+        """The earliest of its jobs; never for a task of none."""
+        return min((job.deadline_s for job in self.jobs), default=float("inf"))
+
+
+@dataclass(slots=True, eq=False)
+class Hold:
+    """Idle workers, alike, that are kept for a wide task which their node will have room for at `until_s`."""
+
+    alike: WorkerClass
+    node: str
+    workers: tuple[str, ...]
+    until_s: float
+
+
+@dataclass(slots=True, eq=False)
+class Board:
+    """`starts` and `holds` are what was decided so far; what they took is not idle in `pool` any more."""
+
+    now_s: float
+    parts: Parts
+    outlook: Outlook
+    pool: Pool
+    jobs: tuple[JobView, ...]
+    starts: list[Start] = field(default_factory=list)
+    holds: list[Hold] = field(default_factory=list)
+    _running: list[Running] | None = None
+    _free_at_s: dict[StageKey, float] = field(default_factory=dict)
+
+    @staticmethod
+    def of(targets: Targets, observation: Observation, profile: Profile, parts: Parts) -> Board:
+        outlook = Outlook(profile, observation.models, observation.now_s)
+        pool = Pool(targets, observation, outlook)
+        return Board(observation.now_s, parts, outlook, pool, observation.jobs)
+
+    def waiting(self) -> list[JobView]:
+        """The jobs that no task has, in order of precedence."""
+        return sorted((job for job in self.jobs if not job.running and job.pending), key=precedence)
+
+    def running(self) -> list[Running]:
+        """The tasks that workers have, each once, by worker."""
+        if self._running is None:
+            views = {job.job_id: job for job in self.jobs if job.running}
+            found = [
+                Running(
+                    worker.task,
+                    worker.worker_id,
+                    worker.node,
+                    each,
+                    tuple(views[name] for name in worker.task.job_ids if name in views),
+                    self.outlook.progress(worker.task, each.kind[0]),
+                )
+                for each in self.pool.classes
+                for worker in each.members
+                if worker.task is not None and worker.task.workers[:1] in ((), (worker.worker_id,))
+            ]
+            self._running = sorted(found, key=lambda running: running.worker)
+        return self._running
+
+    def loop_of(self, job: JobView, stages: tuple[str, ...]) -> StageKey | None:
+        """The loop among `stages` of the job; None without one, or if its model is not served any more."""
+        view = self.outlook.view(job.model)
+        return (job.model, view.loop_stage) if view is not None and view.loop_stage in stages else None
+
+    def fastest_s(self, job: JobView) -> float | None:
+        """What is left of a waiting job if all the fleet were idle; None if no kind of worker is known."""
+        known = [left.fastest_s for kind in self.pool.kinds if (left := self.outlook.left(job, kind))]
+        return min(known) if known else None
+
+    def cheapest_s(self, job: JobView) -> float:
+        """What is left of it at the degree of least GPU-seconds; 0 if that is not known."""
+        lefts = [left for kind in self.pool.kinds if (left := self.outlook.left(job, kind))]
+        return min((left.total_s[left.cheapest] for left in lefts), default=0.0)
+
+    def wait_s(self, job: JobView, option: Option) -> float:
+        """How long the stage behind those merged in `option` must at least wait for a worker that has it."""
+        stages = job.pending[: option.n_merged]
+        if len(stages) == len(job.pending):
+            return 0.0
+        busy_s = self.outlook.stages_s(job, stages, option.workers.kind)
+        if busy_s is None:
+            return 0.0
+        return max(0.0, self._free_s((job.model, job.pending[option.n_merged])) - self.now_s - busy_s)
+
+    def start(
+        self, job: JobView, option: Option, node: str, place: int, degree: int, reason: Reason
+    ) -> Start:
+        """Take the workers and note the task."""
+        stages = job.pending[: option.n_merged]
+        loop = self.loop_of(job, stages)
+        workers = self.pool.take(option, node, degree, loop)
+        left = self.outlook.left(job, option.workers.kind)
+        made = Start([job], stages, option, node, workers, reason, left, place, loop)
+        self.starts.append(made)
+        return made
+
+    def _free_s(self, key: StageKey) -> float:
+        """When the first worker with that stage is free, by itself or as it may be told to leave a loop."""
+        known = self._free_at_s.get(key)
+        if known is None:
+            known = self._free_at_s[key] = self._made_free_s(key)
+        return known
+
+    def _made_free_s(self, key: StageKey) -> float:
+        homes = {each.place for each in self.pool.classes if key in each.usable}
+        if any(self.pool.classes[place].n_idle for place in homes):
+            return self.now_s
+        ends_s = [
+            self.now_s
+            if running.progress is None
+            else running.progress.boundary_s
+            if self.parts.pauses and running.task.can_pause and running.progress.boundary_s is not None
+            else running.progress.ends_s
+            for running in self.running()
+            if running.workers.place in homes
+        ]
+        return min(ends_s, default=self.now_s)
+
+
+def precedence(job: JobView) -> tuple[float, int, float, str]:
+    """What waiting jobs are sorted by: the first is the next to be given a worker that can run it."""
+    return job.deadline_s, URGENCY[job.priority], job.arrived_s, job.job_id

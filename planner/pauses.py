@@ -1,0 +1,206 @@
+"""Whom to pause for jobs that are more urgent and found no worker.
+
+A loop may be left at its next step boundary, for a job with an earlier deadline, if that one still makes its
+deadline so, and the one that is left makes its own behind it with something to spare, or goes on at once on
+fewer workers. Late work gives way to all that can be on time. The urgent job is not promised the workers: it
+is the next in order when they are free.
+
+How often a job can be paused is bounded: between two pauses its loop runs for at least `LEAST_RUN` times what
+a resume costs, a step at least. So pauses take at most a tenth of its time, and it moves on whatever comes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from planner.board import Board, Running
+from planner.lateness import is_overdue
+from planner.outlook import Left
+from planner.pool import Option
+from planner.types import JobView, Pause, Reason, StageKey
+
+MAX_URGENT = 6
+"""For how many waiting jobs a decision looks: those behind wait for the same workers."""
+
+ROOM = 1.1
+"""What a paused job must have until its deadline over what it needs. Source: own simulation."""
+
+LEAST_RUN = 10.0
+"""What a loop runs between two pauses, in times that a resume costs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Urgent:
+    """A job that found no worker, and what it needs: so many of `option`'s node mates, until its deadline."""
+
+    job: JobView
+    option: Option
+    left: Left
+    place: int
+
+
+@dataclass(frozen=True, slots=True)
+class Victim:
+    """A running loop that can be left. `needs_s`: what is left of it then, by degree, with the resume.
+
+    `deadline_s` is never for late work.
+    """
+
+    running: Running
+    boundary_s: float
+    deadline_s: float
+    degrees: tuple[int, ...]
+    needs_s: tuple[float, ...]
+
+    @property
+    def degree(self) -> int:
+        return self.running.task.degree
+
+    @property
+    def same_degree_s(self) -> float:
+        return self.needs_s[self.degrees.index(self.degree)]
+
+
+def pauses(board: Board, urgent: Sequence[Urgent]) -> list[Pause]:
+    """For the first of the `urgent`, in their order: per job on one node, the fewest tasks that suffice."""
+    if not urgent:
+        return []
+    by_node: dict[str, list[Victim]] = {}
+    coming: dict[str, int] = {}
+    for running in board.running():
+        if running.task.pausing:
+            coming[running.node] = coming.get(running.node, 0) + running.task.degree
+        elif victim := victim_of(board, running):
+            by_node.setdefault(running.node, []).append(victim)
+    for victims in by_node.values():
+        victims.sort(key=lambda victim: (-victim.deadline_s, victim.running.worker))
+    effects: list[Pause] = []
+    for one in urgent[:MAX_URGENT]:
+        effects += _for_one(board, one, by_node, coming)
+    return effects
+
+
+def victim_of(board: Board, running: Running) -> Victim | None:
+    """None if the task cannot be told to leave its loop, should not be yet, or its cost is not known.
+
+    Nor is one that was overdue when it began: it has waited for long enough.
+    """
+    task, progress = running.task, running.progress
+    if not task.can_pause or task.pausing or len(task.job_ids) != 1 or not running.jobs:
+        return None
+    view = board.outlook.view(task.model)
+    if view is None or progress is None or progress.boundary_s is None:
+        return None
+    profile, device = board.outlook.profile, running.workers.kind[0]
+    resume_s = profile.resume_s(device, view)
+    if progress.steps_made * progress.step_s < LEAST_RUN * resume_s:
+        return None
+    after_s = resume_s + sum(
+        profile.stage_s(device, view, stage, task.shape, 1) or 0.0
+        for stage in task.pending
+        if view.stages.index(stage) > view.stages.index(view.loop_stage)
+    )
+    job = running.jobs[0]
+    if is_overdue(board, job, task.started_s):
+        return None
+    known = [
+        (degree, seconds + after_s)
+        for degree in profile.degrees(device, view)
+        if degree in running.workers.kind[1] or degree == task.degree
+        if (
+            seconds := profile.stage_s(
+                device, view, view.loop_stage, task.shape, progress.steps_left, degree=degree
+            )
+        )
+        is not None
+    ]
+    if task.degree not in (degree for degree, _ in known):
+        return None
+    is_late = progress.ends_s > job.deadline_s
+    return Victim(
+        running=running,
+        boundary_s=progress.boundary_s,
+        deadline_s=float("inf") if is_late else job.deadline_s,
+        degrees=tuple(degree for degree, _ in known),
+        needs_s=tuple(seconds for _, seconds in known),
+    )
+
+
+def _for_one(
+    board: Board, urgent: Urgent, by_node: dict[str, list[Victim]], coming: dict[str, int]
+) -> list[Pause]:
+    degree = urgent.left.degrees[urgent.place] if _loop(board, urgent) else 1
+    run_s = urgent.left.total_s[urgent.place]
+    latest_s = urgent.job.deadline_s - run_s
+    for node, n_coming in coming.items():
+        if n_coming + _n_idle(board, urgent, node) >= degree:
+            coming[node] -= degree
+            return []
+    best: tuple[tuple[int, float, str], list[Victim]] | None = None
+    for node, victims in by_node.items():
+        need = degree - _n_idle(board, urgent, node) - coming.get(node, 0)
+        able = [
+            victim
+            for victim in victims
+            if victim.deadline_s > urgent.job.deadline_s
+            and victim.boundary_s <= latest_s
+            and _can_run(board, urgent, victim)
+        ]
+        chosen = _enough(able, need, run_s)
+        if chosen:
+            key = (len(chosen), max(victim.boundary_s for victim in chosen), node)
+            if best is None or key < best[0]:
+                best = key, chosen
+    if best is None:
+        return []
+    (_, _, node), chosen = best
+    by_node[node] = [victim for victim in by_node[node] if victim not in chosen]
+    coming[node] = coming.get(node, 0) + sum(victim.degree for victim in chosen) - degree
+    return [
+        Pause(
+            worker=victim.running.worker,
+            job=victim.running.jobs[0].job_id,
+            reason=Reason.MORE_URGENT,
+            detail=f"{urgent.job.job_id} needs {degree} of {node} within {latest_s - board.now_s:.2f} s",
+        )
+        for victim in chosen
+    ]
+
+
+def _enough(able: list[Victim], need: int, run_s: float) -> list[Victim]:
+    """Of those `able` to be left, latest deadline first, the fewest that free `need` workers, if any do.
+
+    One that can go on at once on what it does not give is taken before any that has to wait.
+    """
+    for victim in able:
+        rest = victim.degree - need
+        if rest > 0 and any(
+            degree <= rest and victim.boundary_s + ROOM * needs_s <= victim.deadline_s
+            for degree, needs_s in zip(victim.degrees, victim.needs_s, strict=True)
+        ):
+            return [victim]
+    chosen: list[Victim] = []
+    for victim in able:
+        if need <= 0:
+            break
+        if victim.boundary_s + run_s + ROOM * victim.same_degree_s <= victim.deadline_s:
+            chosen.append(victim)
+            need -= victim.degree
+    return chosen if need <= 0 else []
+
+
+def _can_run(board: Board, urgent: Urgent, victim: Victim) -> bool:
+    workers = victim.running.workers
+    return any(option.workers is workers for option in board.pool.options(urgent.job))
+
+
+def _loop(board: Board, urgent: Urgent) -> StageKey | None:
+    return board.loop_of(urgent.job, urgent.job.pending[: urgent.option.n_merged])
+
+
+def _n_idle(board: Board, urgent: Urgent, node: str) -> int:
+    loop = _loop(board, urgent)
+    if loop is None:
+        return len(urgent.option.workers.idle.get(node, ()))
+    return board.pool.n_free(urgent.option.workers, node, loop)
