@@ -174,6 +174,7 @@ class Reason(enum.StrEnum):
     """Why an effect was decided."""
 
     EARLIEST_DEADLINE = "earliest_deadline"
+    FIRST_COME = "first_come"
     SPARE_WORKERS = "spare_workers"
     LATE = "late"
     OVERDUE = "overdue"

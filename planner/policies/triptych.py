@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from planner.dispatch import dispatched
-from planner.placement import targets_of
+from planner.placement import Targets, targets_of
+from planner.profile import Profile
 from planner.residency import evictions, loads
 from planner.state import PlannerState, advanced
-from planner.types import Effect, Observation, WakeAt
+from planner.types import Effect, Observation, Parts, WakeAt
+
+Dispatch = Callable[[Targets, Observation, Profile, Parts], tuple[list[Effect], WakeAt | None]]
 
 
-def decide(state: PlannerState, observation: Observation) -> tuple[PlannerState, tuple[Effect, ...]]:
+def decide(
+    state: PlannerState, observation: Observation, dispatch: Dispatch = dispatched
+) -> tuple[PlannerState, tuple[Effect, ...]]:
     """Effects are in the order to carry them out: what becomes of jobs, loads, evictions, then one `WakeAt`.
 
     Runs come first so that a load asked for in the same call queues behind them and not before.
@@ -18,7 +25,7 @@ def decide(state: PlannerState, observation: Observation) -> tuple[PlannerState,
     if state.placement is None:
         return state, ()
     targets = targets_of(state.placement, state.config, observation.models)
-    about_jobs, wake = dispatched(targets, observation, state.profile, state.config.parts)
+    about_jobs, wake = dispatch(targets, observation, state.profile, state.config.parts)
     effects: list[Effect] = [
         *about_jobs,
         *loads(state.placement, targets, observation),
