@@ -24,7 +24,6 @@ from bench.node import Node, NodeConfig, OnWait
 from bench.progress import Show, phase
 from bench.timeline import loop_shares
 from pipelines.catalogue import Model
-from planner.types import PlannerConfig
 
 WINDOW_S, DWELL_S, MIN_SAMPLES = 4.0, 3.0, 9
 _N_WORKERS = 2
@@ -212,7 +211,7 @@ async def _shifting(config: DemoConfig, console: Console, start: StartNode, step
         end_s=end_s,
         changes=tuple(placement_changes(journal.effects, since_s=start_s)),
         shares=tuple(loop_shares(journal, window_s=WINDOW_S, min_samples=MIN_SAMPLES)),
-        share_bounds=rule_bounds(_N_WORKERS, PlannerConfig()),
+        share_bounds=rule_bounds(_N_WORKERS),
     )
 
 

@@ -14,9 +14,8 @@ from pathlib import Path
 
 from bench.journal import Journal, PlacementChange, placement_changes, read_journal
 from bench.load import Clock, Result, TimedRequest
+from bench.shares import past_boundary
 from pipelines.catalogue import Model
-from planner.review import past_boundary
-from planner.types import PlannerConfig
 
 _FAVOURITES = (
     *("fox", "owl", "rocket", "strawberry", "penguin", "sunflower", "dragon", "pizza", "castle", "panda"),
@@ -40,6 +39,7 @@ SHOWN = 7
 
 _MAX_FEW_STEPS = 4
 _CLEAR = 0.10
+_MARGIN = 0.05
 _FIRST_SEED = 7
 
 
@@ -96,14 +96,12 @@ def shift_requests(model: Model, steps: int) -> list[TimedRequest]:
     ]
 
 
-def rule_bounds(n_workers: int, config: PlannerConfig) -> tuple[float, float]:
-    """The loop's shares below which the planner's rule splits, and above which it puts all together again."""
+def rule_bounds(n_workers: int, margin: float = _MARGIN) -> tuple[float, float]:
+    """The loop's shares below which a split serves clearly more, and above which all together does."""
     shares = [i / 1000 for i in range(1001)]
-    split = max(share for share in shares if past_boundary(share, n_workers, n_workers, config.share_margin))
+    split = max(share for share in shares if past_boundary(share, n_workers, n_workers, margin))
     join = min(
-        share
-        for share in shares
-        if past_boundary(share, n_workers - 1, n_workers, config.share_margin) and share > split
+        share for share in shares if past_boundary(share, n_workers - 1, n_workers, margin) and share > split
     )
     return split, join
 
@@ -121,7 +119,7 @@ def shift_steps(journal: Journal, model: Model, *, n_workers: int) -> ShiftSteps
     def share(steps: int) -> float:
         return steps * step_s / (steps * step_s + rest_s)
 
-    split, join = rule_bounds(n_workers, PlannerConfig())
+    split, join = rule_bounds(n_workers)
     few = max((n for n in range(1, _MAX_FEW_STEPS + 1) if share(n) <= split - _CLEAR), default=1)
     if share(few) >= split:
         raise CannotShift(

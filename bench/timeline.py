@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from bench.journal import Journal, PlacementChange, StageSpan
-from planner.mix import Mix
+from bench.shares import Shares
 from planner.types import ModelView, Shape, StageSample
 
 WARM_UP = "warm-up"
@@ -142,7 +142,7 @@ def _handovers(
 def loop_shares(
     journal: Journal, *, window_s: float, min_samples: int, every_s: float = 0.05
 ) -> list[tuple[float, float]]:
-    """(time, the loop's share) at every stage's end and each `every_s`, by the planner's own arithmetic."""
+    """(time, the loop's share) at every stage's end and each `every_s`, of what ended within `window_s`."""
     loops = {span.model: span.stage for span in journal.stages if span.kind == "diffuse"}
     models = {
         model: ModelView(model=model, stages=tuple(journal.stage_kinds), loop_stage=loop)
@@ -151,17 +151,18 @@ def loop_shares(
     samples = sorted((_sample(span) for span in journal.stages if span.job), key=lambda s: s.ended_s)
     if not samples:
         return []
-    mix = Mix(window_s, min_samples)
+    window = Shares(window_s, min_samples)
     shares: list[tuple[float, float]] = []
     start_s, end_s = samples[0].ended_s, samples[-1].ended_s
     ticks_s = {start_s + tick * every_s for tick in range(math.ceil((end_s - start_s) / every_s))}
     taken = 0
     for now_s in sorted(ticks_s | {sample.ended_s for sample in samples}):
         n_ended = sum(sample.ended_s <= now_s for sample in samples)
-        mix = mix.advanced(tuple(samples[taken:n_ended]), now_s)
+        window = window.advanced(tuple(samples[taken:n_ended]), now_s)
         taken = n_ended
-        if observed := mix.loop_share(models, now_s):
-            shares.append((now_s, observed.share))
+        share = window.of_loops(models)
+        if share is not None:
+            shares.append((now_s, share))
     return shares
 
 

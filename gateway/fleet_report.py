@@ -11,7 +11,6 @@ import msgspec
 from gateway.fleet import WorkerState
 from gateway.lifecycle import State
 from gateway.served import Status
-from planner.placement import Role
 from planner.types import Priority, Reason
 from wire.to_gateway import Phase
 
@@ -114,11 +113,39 @@ class QueueReport(msgspec.Struct, frozen=True, kw_only=True):
     jobs_by_state: dict[State, int]
 
 
+class PlacedReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker is to hold. `parts`: by model, E before the loop, D the loop, C behind it.
+
+    `replica`: by model, the type of virtual replica, V0 to V3, of a worker with the loop.
+    """
+
+    stages: StagesByModel
+    parts: dict[str, str]
+    replica: dict[str, str]
+    since_unix_s: float
+
+
+class DemandReport(msgspec.Struct, frozen=True, kw_only=True):
+    """GPU-seconds a second that are forecast for a stage."""
+
+    model: str
+    stage: str
+    gpu_seconds_per_s: float
+
+
 class PlacementReport(msgspec.Struct, frozen=True, kw_only=True):
-    roles: dict[str, Role]
+    """`workers` by id. `rate`: how many times the `forecast` it can serve, None while none was made.
+
+    `homeless`: stages that no worker has room for.
+    """
+
+    workers: dict[str, PlacedReport]
     since_unix_s: float
     reason: Reason
     detail: str
+    rate: float | None
+    forecast: tuple[DemandReport, ...]
+    homeless: StagesByModel
 
 
 class EffectReport(msgspec.Struct, frozen=True, kw_only=True):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 from aiohttp import web
@@ -11,11 +11,13 @@ from aiohttp import web
 from gateway.accounts import CarriedOut
 from gateway.fleet import Worker
 from gateway.fleet_report import (
+    DemandReport,
     EffectReport,
     EncodeCacheReport,
     FleetReport,
     GatewayReport,
     ModelReport,
+    PlacedReport,
     PlacementReport,
     QueueReport,
     StagesByModel,
@@ -32,8 +34,9 @@ from gateway.loop import Engine
 from gateway.tasks import Task
 from gateway.version import VERSION
 from planner.dispatch import precedence
+from planner.parts import letters, replica_type
 from planner.placement import Placement
-from planner.types import StageKey
+from planner.types import ModelView, StageKey
 from wire.codec import PROTOCOL_VERSION
 
 MAX_WAITING_SHOWN = 200
@@ -81,7 +84,7 @@ def fleet_report(engine: Engine, store_bytes: int) -> FleetReport:
         ),
         workers=tuple(_worker(worker, engine, to_unix) for worker in engine.fleet),
         queue=_queue(engine.book, now_s),
-        placement=None if placement is None else _placement(placement, to_unix),
+        placement=None if placement is None else _placement(placement, engine.planner.models, to_unix),
         effects=tuple(_effect(carried_out, to_unix) for carried_out in engine.accounts.effects),
         store=StoreReport(
             n_bytes=store_bytes,
@@ -179,12 +182,26 @@ def _waiting(job: Job, now_s: float) -> WaitingReport:
     )
 
 
-def _placement(placement: Placement, to_unix: ToUnix) -> PlacementReport:
+def _placement(placement: Placement, models: Mapping[str, ModelView], to_unix: ToUnix) -> PlacementReport:
     return PlacementReport(
-        roles=dict(placement.roles),
+        workers={
+            worker: PlacedReport(
+                stages=_by_model(held),
+                parts={name: has for name, view in models.items() if (has := letters(view, held))},
+                replica={name: kind for name, view in models.items() if (kind := replica_type(view, held))},
+                since_unix_s=to_unix(placement.since_s.get(worker, placement.changed_s)),
+            )
+            for worker, held in placement.stages.items()
+        },
         since_unix_s=to_unix(placement.changed_s),
         reason=placement.reason,
         detail=placement.detail,
+        rate=placement.rate,
+        forecast=tuple(
+            DemandReport(model=model, stage=stage, gpu_seconds_per_s=round(seconds, 6))
+            for (model, stage), seconds in sorted(placement.demand_s.items())
+        ),
+        homeless=_by_model(placement.homeless),
     )
 
 

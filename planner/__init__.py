@@ -5,8 +5,8 @@ No I/O, no clocks, no torch. The live gateway and the simulator drive the same c
 
 from planner.core import decide
 from planner.deadline import SLO_SCALE, UNPROFILED_S, default_deadline_s
-from planner.mix import LoopShare, Mix
-from planner.placement import Placement, Role
+from planner.forecast import Forecast
+from planner.placement import Placement
 from planner.profile import Profile
 from planner.state import PlannerState, initial_state
 from planner.types import (
@@ -34,10 +34,9 @@ __all__ = [
     "UNPROFILED_S",
     "Effect",
     "Evict",
+    "Forecast",
     "JobView",
     "Load",
-    "LoopShare",
-    "Mix",
     "ModelView",
     "Observation",
     "Pause",
@@ -47,7 +46,6 @@ __all__ = [
     "Priority",
     "Profile",
     "Reason",
-    "Role",
     "Run",
     "RunningTask",
     "Shape",

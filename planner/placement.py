@@ -1,96 +1,89 @@
-"""Which stages live on which worker: roles, and what a role means for the models that are served.
+"""Which stages live on which worker, as a value: what is to be resident where, since when and why.
 
-A role is the same for all models: a worker that denoises holds every model's loop stage. Co-located is every
-worker in the role EVERY, which is also the only placement of a single worker. A split gives every worker LOOP
-or REST with at least one of each, so that every stage of every model has a home.
+Co-located everywhere is the choice wherever memory allows it: with everything resident a split gains nothing.
+How many workers hold what is found in `planner.search`, when that changes in `planner.monitor`.
 """
 
 from __future__ import annotations
 
-import enum
-import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-from planner.types import ModelView, PlannerConfig, Reason, StageKey, WorkerView
+from planner.parts import letters
+from planner.types import ModelView, Observation, PlannerConfig, Reason, StageKey
 
 Targets = Mapping[str, frozenset[StageKey]]
 """Worker id -> stages that are to be resident there."""
 
 
-class Role(enum.StrEnum):
-    """Which stages a worker holds: all, the loop, all but the loop, or what the configuration says."""
-
-    EVERY = "every"
-    LOOP = "loop"
-    REST = "rest"
-    PINNED = "pinned"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
-    """`roles` by worker id, since `changed_s`. `share`: the loop's part that they came from, if any.
+    """`stages` by worker id, the last change at `changed_s`, of each worker at `since_s`.
 
-    `models`: the names of those that it was last said for.
+    `models`: the names of those that it was said for. `demand_s`: the GPU-seconds a second of each stage that
+    were forecast then, of which it serves `rate` times as much; None while nothing was asked for. `homeless`:
+    stages for which no worker has room beside what others need, and `impossible` those of them for which none
+    has room at all.
     """
 
-    roles: Mapping[str, Role]
+    stages: Targets
     changed_s: float
     reason: Reason
     detail: str
-    share: float | None = None
+    since_s: Mapping[str, float] = field(default_factory=dict)
     models: frozenset[str] = frozenset()
-
-    @property
-    def n_loop(self) -> int:
-        """How many workers run the loop stage."""
-        return sum(role is not Role.REST for role in self.roles.values())
-
-
-def n_loop_workers(share: float, n_workers: int) -> int:
-    """Workers for the loop stage when it takes `share` of the GPU-seconds: rounded, in [1, n_workers].
-
-    Source: TridentServe (arXiv 2510.02838); here by share of observed GPU-seconds instead of request counts.
-    """
-    return max(1, min(n_workers, math.floor(share * n_workers + 0.5)))
+    rate: float | None = None
+    demand_s: Mapping[StageKey, float] = field(default_factory=dict)
+    homeless: frozenset[StageKey] = frozenset()
+    impossible: frozenset[StageKey] = frozenset()
 
 
-def assign_roles(
-    n_loop: int, workers: Sequence[WorkerView], models: Mapping[str, ModelView]
-) -> dict[str, Role]:
-    """Roles with `n_loop` workers on the loop; REST goes where it costs the fewest loads, then by id."""
-    if n_loop >= len(workers):
-        return {worker.worker_id: Role.EVERY for worker in workers}
-
-    def extra_loads(worker: WorkerView) -> int:
-        held = worker.resident | worker.loading
-        return len(_stages(Role.REST, models) - held) - len(_stages(Role.LOOP, models) - held)
-
-    ordered = sorted(workers, key=lambda worker: (extra_loads(worker), worker.worker_id))
-    n_rest = len(workers) - n_loop
-    return {w.worker_id: Role.REST if place < n_rest else Role.LOOP for place, w in enumerate(ordered)}
+def co_located(
+    observation: Observation,
+    reason: Reason = Reason.INITIAL_PLACEMENT,
+    detail: str = "every stage everywhere",
+) -> Placement:
+    """Every stage of every model on every worker, whatever fits."""
+    every = frozenset((view.model, stage) for view in observation.models.values() for stage in view.stages)
+    return _said(
+        dict.fromkeys((w.worker_id for w in observation.workers), every), observation, reason, detail
+    )
 
 
-def targets_of(placement: Placement, config: PlannerConfig, models: Mapping[str, ModelView]) -> Targets:
-    """What each placed worker is to hold of `models`."""
-    return {
-        worker: _stages(role, models, config.pinned.get(worker, ()))
-        for worker, role in placement.roles.items()
+def pinned(observation: Observation, config: PlannerConfig) -> Placement:
+    """What the configuration says, for every model."""
+    stages = {
+        worker.worker_id: frozenset(
+            (view.model, stage)
+            for view in observation.models.values()
+            for stage in view.stages
+            if stage in config.pinned.get(worker.worker_id, ())
+        )
+        for worker in observation.workers
     }
+    return _said(stages, observation, Reason.PINNED_PLACEMENT, "pinned by the configuration")
 
 
-def _stages(role: Role, models: Mapping[str, ModelView], pinned: Iterable[str] = ()) -> frozenset[StageKey]:
-    def held(model: ModelView, stage: str) -> bool:
-        match role:
-            case Role.EVERY:
-                return True
-            case Role.LOOP:
-                return stage == model.loop_stage
-            case Role.REST:
-                return stage != model.loop_stage
-            case Role.PINNED:
-                return stage in pinned
+def summary(stages: Targets, models: Mapping[str, ModelView]) -> str:
+    """How many workers hold which parts, in one line: "tiny: 2 x EDC, 1 x EC; video: 3 x D"."""
+    of_models = []
+    for model in sorted(models):
+        counts = Counter(letters(models[model], held) for held in stages.values())
+        counts.pop("", None)
+        told = ", ".join(
+            f"{n} x {has}" for has, n in sorted(counts.items(), key=lambda item: (-len(item[0]), item))
+        )
+        of_models.append(f"{model}: {told or 'nowhere'}")
+    return "; ".join(of_models)
 
-    return frozenset(
-        (model.model, stage) for model in models.values() for stage in model.stages if held(model, stage)
+
+def _said(stages: Targets, observation: Observation, reason: Reason, detail: str) -> Placement:
+    return Placement(
+        stages=stages,
+        changed_s=observation.now_s,
+        reason=reason,
+        detail=detail,
+        since_s=dict.fromkeys(stages, observation.now_s),
+        models=frozenset(observation.models),
     )

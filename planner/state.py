@@ -4,36 +4,43 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from planner.mix import Mix
+from planner.forecast import Forecast
+from planner.monitor import Review, reviewed
 from planner.placement import Placement
 from planner.profile import Profile
-from planner.review import reviewed
 from planner.types import Observation, PlannerConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannerState:
-    """All that the planner remembers. `placement` is None until the first worker was seen."""
+    """All that the planner remembers."""
 
     config: PlannerConfig
-    mix: Mix
+    forecast: Forecast
     profile: Profile = field(default_factory=Profile)
-    placement: Placement | None = None
+    review: Review = field(default_factory=Review)
+
+    @property
+    def placement(self) -> Placement | None:
+        """None until the first worker was seen."""
+        return self.review.placement
 
 
 def initial_state(config: PlannerConfig, profile: Profile | None = None) -> PlannerState:
     """A planner that has seen nothing, or only a `profile` kept from an earlier run."""
     return PlannerState(
-        config=config, mix=Mix(config.mix_window_s, config.min_samples), profile=profile or Profile()
+        config=config,
+        forecast=Forecast(config.mix_window_s, config.min_samples),
+        profile=profile or Profile(),
     )
 
 
 def advanced(state: PlannerState, observation: Observation) -> tuple[PlannerState, float | None]:
-    """The state after what ended since the last call, placed anew if that is due.
+    """The state after what came and ended since the last call, placed anew if that is due.
 
     Also when to look at the placement again if only time is missing for a change.
     """
-    mix = state.mix.advanced(observation.finished, observation.now_s)
-    placement, review_at_s = reviewed(state.placement, mix, observation, state.config)
+    forecast = state.forecast.advanced(observation.jobs, observation.now_s)
     profile = state.profile.with_samples(observation.finished)
-    return replace(state, mix=mix, profile=profile, placement=placement), review_at_s
+    review, review_at_s = reviewed(state.review, forecast, profile, observation, state.config)
+    return replace(state, forecast=forecast, profile=profile, review=review), review_at_s

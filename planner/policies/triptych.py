@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from planner.dispatch import dispatched
-from planner.placement import Targets, targets_of
+from planner.placement import Targets
 from planner.profile import Profile
-from planner.residency import evictions, loads
+from planner.residency import carried_out, idle_moves, urgent_moves
+from planner.rooms import Sizes
 from planner.state import PlannerState, advanced
-from planner.types import Effect, Observation, Parts, WakeAt
+from planner.types import Effect, Observation, Parts, Run, WakeAt
 
 Dispatch = Callable[[Targets, Observation, Profile, Parts], tuple[list[Effect], WakeAt | None]]
 
@@ -17,20 +18,19 @@ Dispatch = Callable[[Targets, Observation, Profile, Parts], tuple[list[Effect], 
 def decide(
     state: PlannerState, observation: Observation, dispatch: Dispatch = dispatched
 ) -> tuple[PlannerState, tuple[Effect, ...]]:
-    """Effects are in the order to carry them out: what becomes of jobs, loads, evictions, then one `WakeAt`.
-
-    Runs come first so that a load asked for in the same call queues behind them and not before.
+    """Effects are in the order to carry them out: loads that cannot wait with the evictions that make room for
+    them, what becomes of jobs, loads and evictions in idle time, then one `WakeAt`.
     """
     state, review_at_s = advanced(state, observation)
-    if state.placement is None:
+    placement = state.placement
+    if placement is None:
         return state, ()
-    targets = targets_of(state.placement, state.config, observation.models)
-    about_jobs, wake = dispatch(targets, observation, state.profile, state.config.parts)
-    effects: list[Effect] = [
-        *about_jobs,
-        *loads(state.placement, targets, observation),
-        *evictions(state.placement, targets, observation),
-    ]
+    sizes = Sizes(state.profile, observation.models, state.forecast.largest)
+    urgent = urgent_moves(placement, observation, sizes)
+    seen = carried_out(observation, urgent)
+    about_jobs, wake = dispatch(placement.stages, seen, state.profile, state.config.parts)
+    started = {name for effect in about_jobs if isinstance(effect, Run) for name in effect.workers}
+    effects: list[Effect] = [*urgent, *about_jobs, *idle_moves(placement, seen, sizes, started)]
     wakes = [wake] if wake is not None else []
     if review_at_s is not None:
         wakes.append(WakeAt(at_s=review_at_s))

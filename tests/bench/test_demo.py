@@ -17,7 +17,6 @@ from bench.journal import Journal, StageSpan
 from bench.load import Result, TimedRequest
 from bench.mix import CannotShift, mixed_requests, rule_bounds, shift_steps
 from pipelines.catalogue import Model, load_catalogue
-from planner.types import PlannerConfig
 from tests.bench.fake import FakeFleet
 
 
@@ -171,7 +170,7 @@ def test_a_missing_picture_is_a_difference() -> None:
 
 
 def test_the_rules_bounds_for_two_workers() -> None:
-    split, join = rule_bounds(2, PlannerConfig())
+    split, join = rule_bounds(2)
     assert split == pytest.approx(0.70, abs=0.002)
     assert join == pytest.approx(0.80, abs=0.002)
 

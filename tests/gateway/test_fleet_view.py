@@ -70,7 +70,12 @@ async def test_an_idle_fleet(start: Start) -> None:
     assert report.queue.first == ()
     assert set(report.queue.jobs_by_state.values()) == {0}
     assert report.placement is not None
-    assert report.placement.roles == {"cpu-0": "pinned", "cpu-1": "pinned"}
+    placed = {name: (w.stages, w.parts, w.replica) for name, w in report.placement.workers.items()}
+    assert placed == {
+        "cpu-0": ({"toy": ("decode", "text_encoder")}, {"toy": "EC"}, {}),
+        "cpu-1": ({"toy": ("denoise",)}, {"toy": "D"}, {"toy": "V3"}),
+    }
+    assert (report.placement.rate, report.placement.homeless) == (None, {})
     assert report.placement.reason == "pinned_placement"
     assert report.placement.detail
     assert is_now(report.placement.since_unix_s)
