@@ -13,7 +13,7 @@ from planner.profile import Profile
 from planner.types import JobView, ModelView, RunningTask, Shape
 
 Kind = tuple[str, tuple[int, ...]]
-"""Workers that take equally long: their device kind, and the degrees that they offer."""
+"""Workers that take equally long: their device kind, and the degrees that they offer on the widest node."""
 
 ROUNDING_S = 1e-6
 """How much too late still counts as on time: sums of many step times are not exact."""

@@ -73,6 +73,7 @@ class Pool:
     def __init__(self, targets: Targets, observation: Observation, outlook: Outlook) -> None:
         self._outlook = outlook
         alike: dict[object, list[WorkerView]] = {}
+        widths: dict[tuple[str, str], int] = {}
         for worker in observation.workers:
             target = targets[worker.worker_id]
             key = (
@@ -87,6 +88,10 @@ class Pool:
                 alike[key].append(worker)
             else:
                 alike[key] = [worker]
+            widths[worker.device, worker.node] = widths.get((worker.device, worker.node), 0) + 1
+        widest: dict[str, int] = {}
+        for (device, _), n in widths.items():
+            widest[device] = max(n, widest.get(device, 0))
         homes: set[StageKey] = set()
         for members in alike.values():
             homes |= members[0].resident & targets[members[0].worker_id]
@@ -100,7 +105,7 @@ class Pool:
             usable = frozenset(key for key in first.resident if key in target or key not in homes)
             made = WorkerClass(
                 place,
-                (first.device, first.degrees),
+                (first.device, tuple(each for each in first.degrees if each <= widest[first.device])),
                 usable,
                 first.is_held_up,
                 _room_bytes(first, observation),

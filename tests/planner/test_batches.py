@@ -1,0 +1,141 @@
+"""Jobs that share a task."""
+
+from dataclasses import replace
+
+from planner import JobView, Profile, Reason, Run, Shape, WorkerView
+from planner.types import Parts
+from tests.planner.gpus import COSTS, LARGE, PROFILE, SMALL, busy, decided, idle, job, node, running, starts
+from tests.planner.values import LOOP, REST
+
+LATE = 500.0
+
+
+def alike(n: int, deadline_s: float = LATE, shape: Shape = SMALL) -> list[JobView]:
+    return [job(f"j{place}", deadline_s + place, shape, batch_key="k") for place in range(n)]
+
+
+def groups(
+    workers: list[WorkerView], jobs: list[JobView], *, profile: Profile = PROFILE, parts: Parts | None = None
+) -> list[tuple[str, ...]]:
+    effects = decided(workers, jobs, profile=profile, parts=parts)[0]
+    return [effect.jobs for effect in effects if isinstance(effect, Run)]
+
+
+def test_who_finds_no_worker_joins_what_starts() -> None:
+    assert groups(node("n0", 1), alike(3)) == [("j0", "j1", "j2")]
+
+
+def test_idle_workers_come_before_batches() -> None:
+    assert groups(node("n0", 3), alike(3)) == [("j0",), ("j1",), ("j2",)]
+    assert groups(node("n0", 2), alike(3)) == [("j0", "j2"), ("j1",)]
+
+
+def test_batches_end_at_the_knee() -> None:
+    # four were measured: more are taken to cost as much as one by one
+    assert groups(node("n0", 1), alike(6)) == [("j0", "j1", "j2", "j3")]
+    dear = Profile().with_measured(replace(COSTS, batching=0.85).measured())
+    # two take 1.85 times as long: 7 % less a job is not worth it
+    assert groups(node("n0", 1), alike(6), profile=dear) == [("j0",)]
+
+
+def test_batches_can_be_switched_off() -> None:
+    assert groups(node("n0", 1), alike(3), parts=Parts(batches=False)) == [("j0",)]
+
+
+def test_only_what_is_alike_shares() -> None:
+    one = alike(1)[0]
+    for other in (
+        job("o", LATE + 9),
+        job("o", LATE + 9, batch_key="other"),
+        job("o", LATE + 9, LARGE, batch_key="k"),
+        job("o", LATE + 9, batch_key="k", pending=("denoise", "decode")),
+    ):
+        assert groups(node("n0", 1), [one, other]) == [("j0",)]
+
+
+def test_nobody_becomes_late_by_who_joins() -> None:
+    # alone 11 s, two together 16.5 s
+    hurried, patient = job("a", 16.4, batch_key="k"), job("b", LATE, batch_key="k")
+    assert groups(node("n0", 1), [hurried, patient]) == [("a",)]
+    hurried = job("a", 16.6, batch_key="k")
+    assert groups(node("n0", 1), [hurried, patient]) == [("a", "b")]
+
+
+def test_an_encode_is_shared_by_any_shapes() -> None:
+    workers = [idle("e", resident=REST), *busy([idle("d", resident=LOOP)], running("x", LATE))]
+    jobs = [job("a", LATE, batch_key="k"), job("b", LATE + 1, LARGE, batch_key="k"), running("x", LATE)]
+    (run,) = decided(workers, jobs)[0]
+    assert isinstance(run, Run)
+    assert (run.stages, run.jobs) == (("encode",), ("a", "b"))
+
+
+def test_jobs_at_other_steps_share_too() -> None:
+    went = job("b", LATE + 1, batch_key="k", steps_done=4, pending=("denoise", "decode"))
+    first = job("a", LATE, batch_key="k", pending=("denoise", "decode"))
+    assert groups(node("n0", 1), [first, went]) == [("a", "b")]
+
+
+def test_memory_bounds_a_batch() -> None:
+    measured = COSTS.measured()
+    profile = Profile().with_measured(
+        replace(
+            measured, measured=tuple(replace(each, peak_bytes=10 * each.batch) for each in measured.measured)
+        )
+    )
+    workers = [replace(idle("a"), memory_bytes=25)]
+    assert groups(workers, alike(6), profile=profile) == [("j0", "j1")]
+
+
+def looping(deadline_s: float = LATE, *, n: int = 1) -> tuple[list[WorkerView], list[JobView]]:
+    views = [running(f"r{place}", deadline_s, batch_key="k") for place in range(n)]
+    return busy(node("n0", 1), views[0], steps_done=2, others=views[1:]), views
+
+
+def test_who_finds_no_worker_joins_a_running_loop() -> None:
+    workers, views = looping()
+    (run,) = decided(workers, [*views, job("new", LATE + 9, batch_key="k")])[0]
+    assert run == Run(
+        stages=("encode", "denoise", "decode"),
+        jobs=("new",),
+        workers=("n0w0",),
+        reason=Reason.JOINS_BATCH,
+        joins="r0",
+    )
+
+
+def test_joining_can_be_switched_off() -> None:
+    workers, views = looping()
+    jobs = [*views, job("new", LATE + 9, batch_key="k")]
+    assert starts(decided(workers, jobs, parts=Parts(joins=False))[0]) == {}
+
+
+def test_an_idle_worker_is_better_than_joining() -> None:
+    workers, views = looping()
+    placed = starts(decided([*workers, idle("free")], [*views, job("new", LATE, batch_key="k")])[0])
+    assert placed == {"new": ("free",)}
+
+
+def test_nobody_who_runs_becomes_late_by_who_joins() -> None:
+    # the encode, eight steps of 1.5 s, and the decode of two
+    for deadline_s, n in ((0.75 + 8 * 1.5 + 0.75 + 0.01, 1), (0.75 + 8 * 1.5 + 0.75 - 0.01, 0)):
+        workers, views = looping(deadline_s)
+        jobs = [*views, job("new", LATE, batch_key="k")]
+        assert len(starts(decided(workers, jobs, parts=Parts(pauses=False))[0])) == n
+
+
+def test_a_running_batch_takes_no_more_than_the_knee() -> None:
+    workers, views = looping(n=3)
+    jobs = [*views, *alike(2)]
+    assert list(starts(decided(workers, jobs)[0])) == ["j0"]
+
+
+def test_a_loop_that_is_told_to_pause_takes_nobody() -> None:
+    _, views = looping()
+    workers = busy(node("n0", 1), views[0], steps_done=2, pausing=True)
+    assert starts(decided(workers, [*views, *alike(1)])[0]) == {}
+
+
+def test_a_loop_in_its_last_step_takes_nobody() -> None:
+    _, views = looping()
+    workers = busy(node("n0", 1), views[0], steps_done=9)
+    assert starts(decided(workers, [*views, *alike(1)])[0]) == {}
