@@ -18,6 +18,9 @@ _BASE_URL = re.compile(r"https?://[^\s/?#]+(/[^\s?#]*)?")
 Placement = Literal["auto", "colocated"] | dict[str, tuple[str, ...]]
 """By the planner's rule, everything everywhere, or worker id -> stages."""
 
+ProfileMode = Literal["auto", "off", "fresh"]
+"""What stages cost: read from disk, else measured; neither, learnt from what runs; measured in any case."""
+
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 
@@ -46,6 +49,9 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True):
     Weights are kept in host memory once for all workers, up to `host_weights_bytes`: 0 for none, None for
     half of what shared memory has free. A worker holds weights of up to `worker_memory_bytes`, None for no
     bound.
+
+    What stages cost is measured once for each model and kind of device, in about `profile_bound_s`, and kept
+    in the folder `profiles`, None for one below the user's cache folder.
 
     Pictures asked for as URLs are kept in the folder `files` for `file_ttl_s`, up to `files_bytes` of them;
     None for a folder that ends with the gateway. The URLs begin with `public_url`, or else with what the
@@ -76,6 +82,9 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True):
     decode_memory_bytes: int | None = None
     host_weights_bytes: int | None = None
     worker_memory_bytes: int | None = None
+    profile: ProfileMode = "auto"
+    profiles: Path | None = None
+    profile_bound_s: float = 20.0
     files: Path | None = None
     files_bytes: int = 1024**3
     file_ttl_s: float = 3600.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
@@ -13,6 +14,7 @@ from pipelines.families import is_guided
 from pipelines.graph import StageGraph
 from planner.core import decide, initial_state
 from planner.deadline import default_deadline_s
+from planner.measurements import Measurements
 from planner.placement import Placement
 from planner.types import Effect, ModelView, Observation, PlannerConfig, Shape
 from wire.generation import Generation
@@ -27,18 +29,45 @@ class Planner:
         self._config = config
         self._state = initial_state(_planner_config(config, ()))
 
-    def join(self, graph: StageGraph) -> None:
-        """Place this model too from now on. Raises `ConfigRefused` if one of its stages is pinned nowhere."""
+    def join(self, graph: StageGraph, weight_bytes: Mapping[str, int]) -> None:
+        """Place this model too from now on. Raises `ConfigRefused` if one of its stages is pinned nowhere.
+
+        `weight_bytes`: of its stages, as far as they are known.
+        """
         held = {stage for stages in self._state.config.pinned.values() for stage in stages}
         if isinstance(self._config.placement, dict) and not held.issuperset(graph.names):
             homeless = ", ".join(stage for stage in graph.names if stage not in held)
             raise ConfigRefused("placement", f"no worker holds {homeless} of {graph.model}")
-        view = ModelView(model=graph.model, stages=graph.names, loop_stage=graph.loop_stage)
+        view = ModelView(
+            model=graph.model,
+            stages=graph.names,
+            loop_stage=graph.loop_stage,
+            weight_bytes={stage: weight_bytes[stage] for stage in graph.names if stage in weight_bytes},
+        )
+        for known in self._state.profile.measurements.values():
+            view = _as_measured(view, known)
         self._place({**self.models, graph.model: view})
 
     def leave(self, model: str) -> None:
         """Place this model no more. What is known of its cost stays, should it come back."""
         self._place({name: view for name, view in self.models.items() if name != model})
+
+    def measured(self, new: Measurements) -> None:
+        """What a model costs on a kind of device was measured, or read."""
+        self._state = replace(self._state, profile=self._state.profile.with_measured(new))
+        if (view := self.models.get(new.model)) is not None:
+            self._place({**self.models, new.model: _as_measured(view, new)})
+
+    def loaded(self, model: str, stages: Collection[str], load_s: float) -> None:
+        """These stages were loaded together just now; each took its part by its weights."""
+        view = self.models.get(model)
+        if view is None or not (math.isfinite(load_s) and load_s >= 0):
+            return
+        weights = {stage: view.weight_bytes.get(stage, 0) for stage in stages}
+        total_bytes = sum(weights.values())
+        if total_bytes > 0:
+            new = {stage: load_s * n_bytes / total_bytes for stage, n_bytes in weights.items()}
+            self._place({**self.models, model: replace(view, load_s={**view.load_s, **new})})
 
     @property
     def placement(self) -> Placement | None:
@@ -90,6 +119,16 @@ class Planner:
     def _place(self, models: Mapping[str, ModelView]) -> None:
         self.models = models
         self._state = replace(self._state, config=_planner_config(self._config, models.values()))
+
+
+def _as_measured(view: ModelView, known: Measurements) -> ModelView:
+    if known.model != view.model:
+        return view
+    return replace(
+        view,
+        weight_bytes={**view.weight_bytes, **known.weight_bytes},
+        load_s={**known.load_s, **view.load_s},
+    )
 
 
 def shape_of(generation: Generation, model: Model) -> Shape:

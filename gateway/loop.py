@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Protocol
 
 from gateway.accounts import Accounts
@@ -43,6 +43,9 @@ from wire.to_gateway import (
     Hello,
     LoadFailed,
     ModelForgotten,
+    ProfileFailed,
+    ProfileMeasured,
+    ProfileProgress,
     StagesLoaded,
     ToGateway,
 )
@@ -124,6 +127,7 @@ class Engine:
             setbacks=setbacks,
             send=self.send,
             deliver=self.deliver,
+            spawn=self.spawn,
             wake_at=self._alarm.at,
             changed=self._dirty.set,
             clock=clock,
@@ -197,8 +201,12 @@ class Engine:
         self._outbox.put_nowait((worker_id, message))
 
     def deliver(self, job: Job) -> None:
+        self.spawn(self.desk.deliver(job))
+
+    def spawn(self, work: Coroutine[None, None, None]) -> None:
+        """Run `work` beside the turns; an error in it ends the engine."""
         assert self._group is not None
-        self._group.create_task(self.desk.deliver(job), name=f"deliver {job.job_id}")
+        self._group.create_task(work)
 
     def proved(self, worker: Worker) -> None:
         if self.keeper is not None:
@@ -247,6 +255,8 @@ class Engine:
             case Goodbye():
                 log.info("%s leaves: %s", worker_id, message.reason)
             case Described() | DescribeFailed() | StagesLoaded() | LoadFailed() | ModelForgotten():
+                self.roster.heard(worker, message)
+            case ProfileProgress() | ProfileMeasured() | ProfileFailed():
                 self.roster.heard(worker, message)
             case _:
                 self._hear_of_task(worker, message)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import os
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -27,6 +28,8 @@ from gateway.errors import (
 )
 from gateway.fleet import Worker, WorkerState
 from gateway.jobs import Outcome
+from gateway.measuring import Measuring, ProfileMessage
+from gateway.profiles import ProfileFolder, default_folder
 from gateway.runs import Runs
 from gateway.schema import warm_up_generation
 from gateway.served import Event, ServedModel, Status
@@ -36,7 +39,16 @@ from pipelines.errors import UnknownModel
 from pipelines.graph import StageGraph
 from pipelines.tiles import needs_tiles
 from planner.types import StageKey
-from wire.to_gateway import Described, DescribeFailed, LoadFailed, ModelForgotten, StagesLoaded
+from wire.to_gateway import (
+    Described,
+    DescribeFailed,
+    LoadFailed,
+    ModelForgotten,
+    ProfileFailed,
+    ProfileMeasured,
+    ProfileProgress,
+    StagesLoaded,
+)
 from wire.to_worker import Describe
 
 log = logging.getLogger(__name__)
@@ -44,7 +56,7 @@ log = logging.getLogger(__name__)
 MAX_LOST = 2
 """Workers lost while they load a model that end its loading: fewer than end a worker."""
 
-ModelMessage = Described | DescribeFailed | StagesLoaded | LoadFailed | ModelForgotten
+ModelMessage = Described | DescribeFailed | StagesLoaded | LoadFailed | ModelForgotten | ProfileMessage
 
 
 class Keeper(Protocol):
@@ -67,6 +79,17 @@ class Roster:
         self._around = around
         self._keeper = keeper
         self._departures = Departures(around)
+        self._measuring = Measuring(
+            around.config.profile,
+            ProfileFolder(around.config.profiles or default_folder(os.environ)),
+            around.fleet,
+            around.planner,
+            bound_s=around.config.profile_bound_s,
+            tiled=self.decodes_in_tiles,
+            send=around.send,
+            spawn=around.spawn,
+            changed=around.changed,
+        )
         self._models = {
             name: ServedModel(name, catalogue[name], at_start=True) for name in around.config.models
         }
@@ -100,7 +123,7 @@ class Roster:
 
     def not_ready_reason(self) -> str | None:
         """Why not all models named at start, of those not unloaded, can be served whole now; else None."""
-        return next((reason for s in self if s.at_start and (reason := s.not_ready_reason())), None)
+        return next((reason for s in self if s.at_start and (reason := self._not_ready_reason(s))), None)
 
     def decodes_in_tiles(self, model: Model, width_px: int, height_px: int) -> bool:
         """Whether a picture of this size is decoded in tiles here, whichever worker does it."""
@@ -157,11 +180,15 @@ class Roster:
     def advance(self, now_s: float) -> None:
         """Whatever can be done now for models that come or go. For the start of every turn."""
         for served in self:
+            if served.leaving is not None:
+                self._measuring.forget(served.name)
             if served.leaving is not None and self._departures.advance(served, now_s):
                 del self._models[served.name]
                 self._around.accounts.model_changed(served.name, "gone", "", now_s)
         self._describe()
         self._place()
+        for served in self:
+            self._check_ready(served)
 
     def review(self) -> None:
         """A stage that could not be made resident where it belongs will not be. For the end of every turn."""
@@ -182,7 +209,7 @@ class Roster:
         """A worker's word about a model. What it says of one that leaves is void, until it forgot it."""
         if isinstance(message, StagesLoaded | ModelForgotten):
             self._around.fleet.holds(worker, message.resident_bytes, message.host_bytes)
-        if isinstance(message, Described | DescribeFailed | ModelForgotten):
+        if isinstance(message, Described | DescribeFailed | ModelForgotten | ProfileMeasured | ProfileFailed):
             worker.unanswered = max(0, worker.unanswered - 1)
         served = self._models.get(message.model)
         if served is None:
@@ -198,12 +225,17 @@ class Roster:
                 case StagesLoaded():
                     keys = {(message.model, stage) for stage in message.stages} & worker.asked
                     worker.loaded(keys)
+                    if any(origin != "held" for origin in message.origins.values()):
+                        self._around.planner.loaded(served.name, message.stages, message.load_s)
                     self._around.accounts.loaded(worker, message, self._around.clock())
                 case LoadFailed():
                     self._load_failed(served, worker, message)
+                case ProfileProgress() | ProfileMeasured() | ProfileFailed():
+                    self._measuring.heard(worker, message)
 
     def worker_lost(self, worker: Worker, reason: str) -> None:
         """Its process is gone; `worker` is still as it was."""
+        self._measuring.worker_lost(worker)
         for served in self:
             self._departures.forgotten(served, worker.worker_id)
             was_at_it = served.described_by == worker.worker_id or worker.is_loading(served.name)
@@ -235,10 +267,7 @@ class Roster:
         self._keeper.proved(worker)
         served = self._models[key[0]]
         served.sick.discard((worker.worker_id, key[1]))
-        if served.status is Status.LOADING and served.not_ready_reason() is None:
-            served.advance(Event.LOADED)
-            self._changed(served)
-            self._check_started()
+        self._check_ready(served)
 
     def warm_up_failed(self, worker: Worker, key: StageKey, reason: str) -> None:
         served = self._models[key[0]]
@@ -253,6 +282,16 @@ class Roster:
         else:
             served.sick.add(sick)
             self._keeper.kill(worker, text)
+
+    def _not_ready_reason(self, served: ServedModel) -> str | None:
+        measuring = self._measuring.missing(served.name) if served.status is Status.LOADING else None
+        return served.not_ready_reason() or measuring
+
+    def _check_ready(self, served: ServedModel) -> None:
+        if served.status is Status.LOADING and self._not_ready_reason(served) is None:
+            served.advance(Event.LOADED)
+            self._changed(served)
+            self._check_started()
 
     def _is_at_start(self, served: ServedModel) -> bool:
         return served.at_start and not self.started.is_set()
@@ -296,19 +335,26 @@ class Roster:
         except (msgspec.ValidationError, KeyError, StopIteration) as error:
             self._fail(served, f"{worker.worker_id} described {served.name} wrongly: {error!r}")
             return
-        served.graph = graph
+        served.graph, served.weight_bytes = graph, message.weight_bytes
 
     def _place(self) -> None:
-        """Let the planner place what is described: the models named at start together, then each at once."""
-        new = [s for s in self if s.graph is not None and s.runs is None and s.leaving is None]
-        if not self.started.is_set() and any(s.at_start and s.graph is None for s in self):
+        """Let the planner place what is described: the models named at start together, then each at once.
+
+        A profile that is kept is read before, and a worker that is to measure one is told before it loads.
+        """
+        here = [s for s in self if s.graph is not None and s.leaving is None]
+        known = {s.name for s in here if self._measuring.advance(s.name, s.model)}
+        new = [s for s in here if s.runs is None and s.name in known]
+        if not self.started.is_set() and any(
+            s.at_start and (s.graph is None or s.name not in known) for s in self
+        ):
             return
         for served in new:
             assert served.graph is not None
             try:
                 if self._is_at_start(served):
                     check_placement(self._around.config, [s.graph for s in new if s.graph is not None])
-                self._around.planner.join(served.graph)
+                self._around.planner.join(served.graph, served.weight_bytes)
             except ConfigRefused as error:
                 if self._is_at_start(served):
                     self._keeper.give_up(error)

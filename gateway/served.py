@@ -67,7 +67,8 @@ class ServedModel:
     """One model of the catalogue that is served, is about to be, or was.
 
     `at_start`: it was named at start and never unloaded. `described_by` is the worker that was asked for its
-    stages; `graph` is there once they are known, `runs` once they are placed. `leaving`: what there is of it
+    stages; `graph` is there once they are known, with the `weight_bytes` of each as far as they are;
+    `runs` once they are placed. `leaving`: what there is of it
     is on its way out, before it is gone or loaded anew; open requests have until `drain_until_s`, and `told`
     are the workers that have yet to say that they forgot it. `n_lost` workers died while they loaded it,
     `sick` are workers and stages whose last first run failed. `settled` is set while it is not LOADING.
@@ -80,6 +81,7 @@ class ServedModel:
     status: Status = Status.LOADING
     reason: str = ""
     graph: StageGraph | None = None
+    weight_bytes: dict[str, int] = field(default_factory=dict)
     runs: Runs | None = None
     described_by: str | None = None
     leaving: Leaving | None = None

@@ -107,6 +107,13 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting("worker_memory_bytes", "N", "bound of the weights that a worker holds"),
     Setting(
+        "profile",
+        "HOW",
+        "what stages cost: auto, read or else measured at start; off, learnt while serving; fresh, measured",
+    ),
+    Setting("profiles", "DIR", "where measured profiles are kept (below the user's cache folder)"),
+    Setting("profile_bound_s", "S", "about how long measuring a model may take"),
+    Setting(
         "files", "DIR", "where pictures asked for as URLs are kept (a folder that ends with the gateway)"
     ),
     Setting("files_bytes", "N", "bound of those"),
@@ -114,7 +121,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("public_url", "URL", "what such URLs begin with (what the client called this server)"),
     Setting("mix_window_s", "S", "how far back the observed mix of stages reaches"),
     Setting("min_dwell_s", "S", "a placement lives at least this long"),
-    Setting("min_samples", "N", "finished stages before the placement may change"),
+    Setting("min_samples", "N", "requested pictures before the placement may change"),
     Setting("heartbeat_interval_s", "S", "how often workers report"),
     Setting("heartbeat_timeout_s", "S", "a worker silent for this long is killed"),
     Setting("hello_timeout_s", "S", "a worker's process that has not said Hello for this long is killed"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 
 from gateway.accounts import Accounts
@@ -27,7 +27,7 @@ from wire.generation import Generation
 class Surroundings:
     """`send` queues a message for a worker, `wake_at` makes a turn at a time of `clock`, `changed` one soon.
 
-    `deliver` is called with a job whose picture is in the store.
+    `deliver` is called with a job whose picture is in the store. `spawn` runs something beside the turns.
     """
 
     config: GatewayConfig
@@ -40,6 +40,7 @@ class Surroundings:
     setbacks: Setbacks
     send: Send
     deliver: Callable[[Job], None]
+    spawn: Callable[[Coroutine[None, None, None]], None]
     wake_at: Callable[[float], None]
     changed: Callable[[], None]
     clock: Callable[[], float]

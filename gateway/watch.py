@@ -36,9 +36,11 @@ def overdue(
 
 def _stuck(worker: Worker, planner: Planner | None, config: GatewayConfig, now_s: float) -> str | None:
     """Why a worker that is heard does not get on, None if it does."""
-    if worker.phase is Phase.LOADING:
-        if (loading_s := now_s - worker.phase_since_s) > config.load_timeout_s:
-            return f"a load that has not ended in {loading_s:.0f} s"
+    if worker.phase in (Phase.LOADING, Phase.MEASURING):
+        # a measurement is told of line by line, and between two lines there may be a load
+        if (busy_s := now_s - worker.phase_since_s) > config.load_timeout_s:
+            what = "a load that has not ended" if worker.phase is Phase.LOADING else "nothing was measured"
+            return f"{what} in {busy_s:.0f} s"
         if worker.task is not None:
             # the task waits behind the load
             worker.task.moved_at_s = now_s

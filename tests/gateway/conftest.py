@@ -90,17 +90,29 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
         started: list[Bench] = []
 
         async def begin(
-            *fates: tuple[str, str], n_workers: int = 2, wait_ready: bool = True, **fields: Any
+            *fates: tuple[str, str],
+            n_workers: int = 2,
+            wait_ready: bool = True,
+            name: str = "",
+            **fields: Any,
         ) -> Bench:
             workers = tuple(
                 WorkerSpec(worker_id=f"cpu-{i}", device="cpu", threads=1) for i in range(n_workers)
             )
             # with a cache of encode results a fate of the encode stage would not be met
-            usual = {"models": ("toy",), "heartbeat_interval_s": 0.05, "encode_cache_bytes": 0}
+            usual = {
+                "models": ("toy",),
+                "heartbeat_interval_s": 0.05,
+                "encode_cache_bytes": 0,
+                "profile": "off",
+                "profiles": tmp_path / "profiles",
+            }
             config = GatewayConfig(**{**usual, "workers": workers, **fields}).checked()
-            endpoint = f"ipc://{tmp_path}/gateway.sock"
+            endpoint = f"ipc://{tmp_path}/{name}gateway.sock"
             socket = stack.enter_context(GatewaySocket(endpoint))
-            store = HandoffStore(tmp_path / "handoff", node=NODE, capacity_bytes=config.store_capacity_bytes)
+            store = HandoffStore(
+                tmp_path / f"{name}handoff", node=NODE, capacity_bytes=config.store_capacity_bytes
+            )
             engine = ScriptedEngine(
                 config,
                 CATALOGUE,
@@ -116,7 +128,7 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
             engine.keeper = fleet
             files = stack.enter_context(
                 FileStore(
-                    config.files or tmp_path / "files",
+                    config.files or tmp_path / f"{name}files",
                     capacity_bytes=config.files_bytes,
                     ttl_s=config.file_ttl_s,
                     public_url=config.public_url,

@@ -19,7 +19,8 @@ from typing import NoReturn
 import msgspec
 
 from pipelines.graph import Stage, StageGraph
-from planner.types import StageKey
+from planner.measurements import Measurement, Measurements
+from planner.types import Shape, StageKey
 from wire.codec import PROTOCOL_VERSION
 from wire.errors import HandoffLost, StoreFull
 from wire.generation import Exactness
@@ -38,6 +39,9 @@ from wire.to_gateway import (
     LoadFailed,
     ModelForgotten,
     Phase,
+    ProfileFailed,
+    ProfileMeasured,
+    ProfileProgress,
     StageDone,
     StagesLoaded,
     StageStarted,
@@ -54,6 +58,7 @@ from wire.to_worker import (
     EvictStages,
     ForgetModel,
     LoadStages,
+    MeasureProfile,
     PauseTask,
     Refused,
     RunTask,
@@ -106,6 +111,24 @@ def checkpoint_of(order: RunTask, step: int) -> bytes:
     return f"{step} of {order.generation.seed}".encode()
 
 
+def measurements(order: MeasureProfile) -> Measurements:
+    """A microsecond and 10 bytes a token, at every shape; weights and loads by the stage's place."""
+    shapes = [Shape(g.width_px, g.height_px, guided=g.guidance_scale > 1) for g in order.generations]
+    stages = graph(order.model).names
+    return Measurements(
+        device="",
+        model=order.model,
+        measured=tuple(
+            Measurement(stage=stage, shape=s, seconds=1e-6 * s.tokens, peak_bytes=10 * s.tokens)
+            for stage in stages
+            for s in shapes
+        ),
+        weight_bytes={stage: 100 * place for place, stage in enumerate(stages, 1)},
+        load_s={stage: float(place) for place, stage in enumerate(stages, 1)},
+        resume_s=0.25,
+    )
+
+
 class Died(Exception):
     """The worker is gone without a word."""
 
@@ -124,8 +147,8 @@ class Fates:
     less, "lost_checkpoint" and "others_checkpoint" (whose file is not there, or another task's, before it
     dies), "unasked" (it pauses), and, between the end of the stage and that of the task, "end+hang" and
     "end+hold", in which the worker goes on with the next task. "warm:STAGE" is a warm-up. "hello",
-    "hello:WORKER", "describe", "load:STAGE" and "forget" are met outside tasks; the last three can "hold"
-    too, and a load can "pass".
+    "hello:WORKER", "describe", "load:STAGE", "forget", "measure" and "measure:WORKER" are met outside tasks;
+    all but the first two can "hold" too, and a load can "pass". A measurement can be a "lie" or "nonsense".
     """
 
     def __init__(self, *fates: tuple[str, str]) -> None:
@@ -266,6 +289,8 @@ class ScriptedWorker:
                             else msgspec.to_builtins({"text": graph(order.model)})
                         )
                         await self._say(Described(model=order.model, graphs=described))
+                case MeasureProfile() as order:
+                    await self._measure(order)
                 case LoadStages() as order:
                     await self._load(order)
                 case EvictStages() as order:
@@ -275,6 +300,23 @@ class ScriptedWorker:
                 case RunTask() as order:
                     with contextlib.suppress(Ended):
                         await self._run(order)
+
+    async def _measure(self, order: MeasureProfile) -> None:
+        fate = self._fates.take(f"measure:{self._id}") or self._fates.take("measure")
+        await self._say(ProfileProgress(model=order.model, text="text_encoder: measured so far"))
+        if fate == "die":
+            raise Died
+        if fate == "hold":
+            await self._hold()
+        if fate == "fail":
+            await self._say(ProfileFailed(model=order.model, reason="no such shape"))
+            return
+        found = msgspec.to_builtins(measurements(order))
+        if fate == "lie":
+            found["measured"][0]["seconds"] = -1.0
+        if fate == "nonsense":
+            found = {"measured": 7}
+        await self._say(ProfileMeasured(model=order.model, profile=found))
 
     async def _load(self, order: LoadStages) -> None:
         for stage in order.stages:

@@ -70,7 +70,7 @@ async def served(
         stderr=PIPE,
         cwd=CHECKOUT,
         env={name: os.environ[name] for name in os.environ if not name.startswith("TRIPTYCH_")}
-        | dict(variables or {}),
+        | {"TRIPTYCH_PROFILE": "off", **(variables or {})},
     )
     gateway = Served(process, folder)
 

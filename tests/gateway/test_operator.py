@@ -85,7 +85,8 @@ async def test_variables_and_a_file_configure_it_and_the_log_says_so(tmp_path: P
         configured = next(line for line in gateway.lines if "configuration: {" in line)
         config = json.loads(configured[configured.index("{") :])
         assert (config["max_queued_jobs"], config["min_samples"], config["port"]) == (5, 7, 0)
-        await gateway.says(f"max_queued_jobs by file {file}, min_samples by environment TRIPTYCH_MIN_SAMPLES")
+        await gateway.says(f"max_queued_jobs by file {file}, ")
+        await gateway.says("min_samples by environment TRIPTYCH_MIN_SAMPLES")
 
 
 # signals

@@ -25,6 +25,8 @@ ALL = {
     "log_level": "debug",
     "log_format": "json",
     "log_prompts": True,
+    "profile": "fresh",
+    "profiles": "p",
     "files": "f",
     "public_url": "https://pictures.example.org/here",
 }
@@ -97,7 +99,10 @@ def test_the_three_ways_set_the_same(tmp_path: Path) -> None:
         assert all(found.startswith(source) for found in effective.sources.values())
 
 
-def test_what_is_printed_can_be_read_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_printed_can_be_read_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TRIPTYCH_PROFILE")
     flags = ("--cpu", "2", "--placement", "cpu-0=a+b,cpu-1=c", "--journal", 'a "b" ü', "--model", "m")
     assert main([*flags, "--check-config"]) == 0
     printed = capsys.readouterr().out

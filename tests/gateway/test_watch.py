@@ -49,7 +49,7 @@ def worker(fleet: Fleet) -> Worker:
 
 def planner(step_s: float | None) -> Planner:
     planner = Planner(CONFIG)
-    planner.join(graph())
+    planner.join(graph(), {})
     samples = (
         (
             StageSample(
