@@ -32,6 +32,7 @@ Usage: ./launch.sh COMMAND [flags]
   test     run the test suite
   models   list the models that can be served, or check one
   keys     make, list and remove API keys
+  profile  measure what a model's stages cost on a device
 
 ./launch.sh COMMAND --help tells a command's flags. The first run makes .venv in the checkout.
 
@@ -67,6 +68,24 @@ TEXT
   cat <<'TEXT'
 
 Arguments go to `python -m gateway keys`; `./launch.sh keys -- --help` lists them.
+TEXT
+}
+
+help_profile() {
+  cat <<'TEXT'
+Usage: ./launch.sh profile [MODEL] [flags]
+
+Measures what the stages of MODEL (default: triptych-emoji) cost on a device: seconds and peak memory by
+size and batch, weights, loads. Prints a table, and keeps it for `serve`, which else measures by itself.
+
+  --device D     cpu or cuda:N (default: the first GPU, else the CPU)
+  --json FILE    write what was measured to FILE as well
+  --profiles DIR where it is kept
+TEXT
+  help_python
+  cat <<'TEXT'
+
+Arguments go to `python -m gateway profile`; `./launch.sh profile -- --help` lists them.
 TEXT
 }
 
@@ -683,6 +702,18 @@ run_keys() {
   exec "$python" -m gateway keys "${rest[@]}"
 }
 
+run_profile() {
+  local count word device=()
+  count=$(count_gpus)
+  [[ -n $given_python ]] || use_venv bench
+  if [[ -z $count && -e /dev/nvidiactl ]]; then count=$(torch_gpus); fi
+  ((${count:-0} == 0)) || device=(--device cuda:0)
+  for word in "${rest[@]}"; do
+    [[ $word != --device && $word != --device=* ]] || device=()
+  done
+  exec "$python" -m gateway profile "${device[@]}" "${rest[@]}"
+}
+
 main() {
   local script
   script=$(readlink -f -- "${BASH_SOURCE[0]}") || exit 1
@@ -699,11 +730,11 @@ main() {
       help_overall
       exit 0
       ;;
-    serve | demo | test | models | keys) ;;
+    serve | demo | test | models | keys | profile) ;;
     -*)
-      die "$EXIT_USAGE" "a command comes first (serve, demo, test, models, keys), not '$command'; see ./launch.sh --help"
+      die "$EXIT_USAGE" "a command comes first (serve, demo, test, models, keys, profile), not '$command'; see ./launch.sh --help"
       ;;
-    *) die "$EXIT_USAGE" "unknown command '$command': serve, demo, test, models or keys; see ./launch.sh --help" ;;
+    *) die "$EXIT_USAGE" "unknown command '$command': serve, demo, test, models, keys or profile; see ./launch.sh --help" ;;
   esac
   parse_arguments "$@"
   # The checkout is on the path and the current directory is not, so that files named on the command line
@@ -715,6 +746,7 @@ main() {
     test) run_tests ;;
     models) run_models ;;
     keys) run_keys ;;
+    profile) run_profile ;;
   esac
 }
 

@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Sequence
 
 import msgspec
 import uvloop
@@ -15,6 +16,7 @@ from gateway.config import GatewayConfig
 from gateway.errors import ConfigRefused, OperatorError
 from gateway.keys_command import keys_command
 from gateway.logs import logging_to
+from gateway.profile_command import asked_config, profile_command, show_progress
 from gateway.service import MakeCommand, Stopper, serve
 from gateway.settings import Effective, read
 
@@ -47,12 +49,29 @@ def _run(effective: Effective, make_command: MakeCommand | None) -> None:
             raise refused.by(effective.sources) from refused
 
 
+def _profile(words: Sequence[str], make_command: MakeCommand | None) -> int:
+    asked, copy = asked_config(words, os.environ)
+
+    def run(config: GatewayConfig) -> None:
+        stopper = Stopper()
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(
+                serve(config, stopper=stopper, announce=lambda line: stopper.ask(), make_command=make_command)
+            )
+
+    with logging_to(sys.stderr, level=asked.log_level, form=asked.log_format):
+        show_progress()
+        return profile_command(asked, copy, run)
+
+
 def main(argv: list[str] | None = None, *, make_command: MakeCommand | None = None) -> int:
     """The exit code. `make_command` says how workers are started, if not as `python -m worker`."""
     words = sys.argv[1:] if argv is None else argv
     try:
         if words[:1] == ["keys"]:
             return keys_command(words[1:], os.environ)
+        if words[:1] == ["profile"]:
+            return _profile(words[1:], make_command)
         effective = read(words, os.environ)
         if effective.check_only:
             print(effective.as_toml())

@@ -25,6 +25,7 @@ from gateway.config import ProfileMode
 from gateway.decisions import Planner
 from gateway.fleet import Fleet, Worker
 from gateway.orders import Send
+from gateway.profile_table import fits
 from gateway.profiles import BATCHES, Key, ProfileFolder, generations_to_measure, key_of, refusal
 from pipelines.catalogue import Model, to_entry
 from planner.measurements import Measurements
@@ -204,6 +205,8 @@ class Measuring:
             return
         found = replace(found, model=message.model, device=worker.kind)
         log.info("%s: %s is measured", worker.worker_id, message.model)
+        for line in fits(found):
+            log.info("%s on %s: %s", found.model, found.device, line)
         self._planner.measured(found)
         assert pair.key is not None
         self._spawn(self._write(pair.key, found))

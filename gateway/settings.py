@@ -32,7 +32,8 @@ _EPILOG = f"""Every flag but the last two is also an environment variable, like 
 the variable in lower case without its prefix. {_CONFIG} names that file. A flag wins over a variable, a
 variable over the file.
 
-python -m gateway keys --help tells how API keys are made.
+python -m gateway keys --help tells how API keys are made, python -m gateway profile --help how a model is
+measured by hand.
 
 Exit codes: 0 stopped by a signal; 1 cannot start or go on; 2 a wrong flag, variable or file.
 SIGINT or SIGTERM drains and stops, a second one stops at once; SIGHUP reads the API keys again."""

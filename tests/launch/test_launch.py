@@ -16,7 +16,7 @@ import pytest
 
 from tests.launch.checkout import PROGRAM, ROOT, Checkout
 
-COMMANDS = ("serve", "demo", "test", "models", "keys")
+COMMANDS = ("serve", "demo", "test", "models", "keys", "profile")
 HERE = ("--python", sys.executable)
 
 
@@ -80,7 +80,7 @@ def test_help_tells_every_exit_code(checkout: Checkout) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("fly",), ("unknown command 'fly'", "serve, demo, test, models or keys")),
+        (("fly",), ("unknown command 'fly'", "serve, demo, test, models, keys or profile")),
         (("--cpu", "2"), ("a command comes first", "--cpu")),
         (("serve", "--gpus", "0", "--cpu", "2"), ("--gpus and --cpu exclude each other",)),
         (("serve", "--gpus", "2-1"), ("2-1 runs backwards",)),
@@ -193,6 +193,20 @@ def test_keys_go_to_the_gateway(checkout: Checkout, tmp_path: Path) -> None:
     assert answer["program"] == "gateway.__main__"
     assert answer["arguments"] == ["keys", "add", "alice", "--api-keys", "k.toml"]
     assert answer["folder"] == str(tmp_path)
+
+
+def test_profile_goes_to_the_gateway(checkout: Checkout, tmp_path: Path) -> None:
+    answer = told(checkout.launch("profile", *HERE, "other-model", "--json", "p.json", cwd=tmp_path))
+    assert answer["program"] == "gateway.__main__"
+    assert answer["arguments"] == ["profile", "other-model", "--json", "p.json"]
+    assert answer["folder"] == str(tmp_path)
+
+
+@pytest.mark.usefixtures("gpus")
+@pytest.mark.parametrize("device", [(), ("--device", "cpu"), ("--device=cuda:1",)])
+def test_profile_measures_the_first_gpu_unless_told(checkout: Checkout, device: tuple[str, ...]) -> None:
+    answer = told(checkout.launch("profile", *HERE, *device))
+    assert answer["arguments"] == ["profile", *(device or ("--device", "cuda:0"))]
 
 
 def test_demo_starts_the_bench(checkout: Checkout) -> None:
