@@ -59,7 +59,8 @@ class Plan:
             model=self.name,
             workers=self.devices,
             placement="colocated",
-            flags=("--heartbeat-timeout-s", f"{self.heartbeat_timeout_s:g}", *self.flags),
+            # what stages cost is of no account here
+            flags=("--profile", "off", "--heartbeat-timeout-s", f"{self.heartbeat_timeout_s:g}", *self.flags),
         )
         return Node(config, command=self.command)
 
