@@ -8,7 +8,6 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from gateway import profiles
 from gateway.profile_table import fits, lines
 from gateway.profiles import Key, ProfileFolder, default_folder, generations_to_measure, key_of, refusal
 from pipelines.catalogue import Model
@@ -66,7 +65,7 @@ def test_another_of_anything_has_another_file(model: Model, monkeypatch: pytest.
     names.add(a_key(model).file_name)
     weights.write_bytes(b"1234")
     names.add(a_key(model).file_name)
-    monkeypatch.setattr(profiles.metadata, "version", lambda name: "0.1")
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "0.1")
     names.add(a_key(model).file_name)
     assert len(names) == 7
 

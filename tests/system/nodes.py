@@ -34,9 +34,16 @@ def catalogue_file(folder: Path, name: str, model: Model) -> Path:
 def cpu_node(
     folder: Path, model: str, n_workers: int, *flags: str, command: tuple[str, ...] = GATEWAY
 ) -> Node:
-    """A gateway over `n_workers` CPU workers, not started yet. Log and journal go to `folder`."""
+    """A gateway over `n_workers` CPU workers, not started yet. Log and journal go to `folder`.
+
+    It measures nothing unless `flags` say so.
+    """
     config = NodeConfig(
-        name="gateway", folder=folder, model=model, workers=("--cpu", str(n_workers)), flags=flags
+        name="gateway",
+        folder=folder,
+        model=model,
+        workers=("--cpu", str(n_workers)),
+        flags=("--profile", "off", *flags),
     )
     return Node(config, command=command)
 
