@@ -28,7 +28,8 @@ def demand_s(
     device = common_device(observation)
     costs = _Costs(profile, device, observation.models)
     total: dict[StageKey, float] = {}
-    for kind, rate in rates.items():
+    # in an order of their own, or sums would differ by rounding with the order of the jobs
+    for kind, rate in sorted(rates.items()):
         seconds = [(stage, costs.of(kind, stage)) for stage in kind.stages]
         if any(of_stage is None for _, of_stage in seconds):
             continue

@@ -2,8 +2,8 @@
 
 Arrivals, not finished stages: a stage that is short of workers finishes little, which is when the placement
 has to know that much of it was asked for. The window is `window_s` long, and longer where it would hold
-fewer than `min_samples`: a fleet whose pictures take a minute each still has a mix, and after a quiet hour one
-fresh arrival is not taken for the whole mix.
+fewer than `min_samples`: a fleet whose pictures take a minute each still has a mix, and after a quiet hour
+one fresh arrival is not taken for the whole mix.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SIGMAS = 2.0
 """How unlikely a difference between the halves must be by chance (of Poisson arrivals) to be a trend."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class Kind:
     """Jobs that cost the same. `stages`: those that they needed when they came."""
 

@@ -178,7 +178,9 @@ def _better(counts: Counts, ground: Ground, config: PlannerConfig) -> Counts | N
     """The best counts, or those near the present ones that are nearly as good; None if none serve more."""
     problem = ground.problem
     now = problem.capacity(counts)
-    if not now.homeless and problem.best_rate < (1 + config.gain_margin) * now.rate:
+    if not now.homeless and (
+        problem.asked_s <= 0.0 or problem.best_rate < (1 + config.gain_margin) * now.rate
+    ):
         return None
     near, best = improved(problem, counts), from_scratch(problem)
     close, far = problem.capacity(near), problem.capacity(best)

@@ -45,7 +45,8 @@ class Problem:
     @property
     def best_rate(self) -> float:
         """What no placement of these workers can exceed."""
-        return sum(len(room.workers) for room in self.rooms) / sum(self.demand_s)
+        n_workers = sum(len(room.workers) for room in self.rooms)
+        return n_workers / sum(self.demand_s) if self.demand_s else math.inf
 
     def capacity(self, counts: Counts) -> Capacity:
         by_set: dict[int, int] = {}
@@ -55,7 +56,10 @@ class Problem:
 
 
 def from_scratch(problem: Problem) -> Counts:
-    """The best counts for a fleet that holds nothing."""
+    """The best counts for a fleet that holds nothing.
+
+    Where memory cannot hold one of everything, whole models: one that is not whole serves nothing.
+    """
     sizes = [len(room.workers) for room in problem.rooms]
     if all(room.options == room.whole and len(room.options) == 1 for room in problem.rooms):
         return _uniform(problem, sizes, [room.whole for room in problem.rooms])
@@ -64,8 +68,9 @@ def from_scratch(problem: Problem) -> Counts:
         problem, _uniform(problem, sizes, [room.options for room in problem.rooms])
     )
     ours, theirs = problem.capacity(whole), problem.capacity(split)
-    earns = theirs.homeless_s < ours.homeless_s or theirs.rate > (1 + SPLIT_GAIN) * ours.rate
-    return split if earns else whole
+    if theirs.homeless:
+        return whole if any(held for _, held in whole) else split
+    return split if ours.homeless or theirs.rate > (1 + SPLIT_GAIN) * ours.rate else whole
 
 
 def completed(problem: Problem, kept: Counts) -> Counts:

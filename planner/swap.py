@@ -5,8 +5,8 @@ Two cases, one worker at a time:
 - A stage that no worker is to hold, because memory cannot hold one of everything. A worker takes it on, with
   as much of what else the job needs as fits, and gives up what it has no room for. It does so only for a job
   that is more urgent than all that wait for what nobody would hold then.
-- A stage whose workers are all busy, while a worker is idle that could load it. It does if the load is over
-  clearly before the job's turn would come.
+- A stage whose workers are all busy, while a worker with room for it is idle. That loads it if the load is
+  over clearly before the last job's turn would come.
 
 Never back and forth: a worker that changed keeps what it has for the load's time and `min_dwell_s`.
 """
@@ -80,13 +80,15 @@ def _waiting(observation: Observation) -> dict[StageKey, list[JobView]]:
 def _only_busy(
     waiting: Mapping[StageKey, list[JobView]], before: Placement, observation: Observation
 ) -> list[StageKey]:
-    """Stages that wait, have a home, and have no idle worker, while there is one that has nothing to do."""
+    """Stages that wait, whose homes all have them and are all busy, while a worker has nothing to do."""
     idle = [worker for worker in observation.workers if worker.task is None and not worker.is_held_up]
     if not any(waiting.keys().isdisjoint(worker.resident) for worker in idle):
         return []
-    held = frozenset().union(*(worker.resident for worker in idle))
-    on_its_way = frozenset().union(*(worker.loading for worker in observation.workers))
-    return sorted(waiting.keys() - before.homeless - held - on_its_way)
+    soon: set[StageKey] = set()
+    for worker in observation.workers:
+        held = before.stages[worker.worker_id]
+        soon |= held if worker.task is None else held - worker.resident
+    return sorted(waiting.keys() - before.homeless - soon)
 
 
 def _taken_on(
@@ -155,21 +157,12 @@ def _added(
     parts = ground.problem.parts
     (wanted,) = (1 << i for i, part in enumerate(parts) if key in part.keys)
     waits_s = _longest_wait_s(key, jobs, before, observation, profile)
-    others = {name: held for name, held in ground.masks(before.stages).items() if held}
     for worker in sorted(free, key=lambda worker: worker.worker_id):
         if worker.task is not None or worker.is_held_up or key in worker.resident | worker.failed:
             continue
-        room = ground.room(worker.worker_id)
         taken = ground.mask(before.stages[worker.worker_id]) | wanted
-        if not room.fits(taken):
-            elsewhere = 0
-            for name, held in others.items():
-                elsewhere |= 0 if name == worker.worker_id else held
-            spare = [i for i in range(len(parts)) if (taken & elsewhere & ~wanted) >> i & 1]
-            fixed = taken & ~elsewhere | wanted
-            if not room.fits(fixed):
-                continue
-            taken = filled(room, fixed, spare)
+        if not ground.room(worker.worker_id).fits(taken):
+            continue
         load_s = ground.load_s(ground.keys(taken) - worker.resident)
         if waits_s > CLEARLY * load_s:
             text = (

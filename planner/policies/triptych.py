@@ -18,8 +18,8 @@ Dispatch = Callable[[Targets, Observation, Profile, Parts], tuple[list[Effect], 
 def decide(
     state: PlannerState, observation: Observation, dispatch: Dispatch = dispatched
 ) -> tuple[PlannerState, tuple[Effect, ...]]:
-    """Effects are in the order to carry them out: loads that cannot wait with the evictions that make room for
-    them, what becomes of jobs, loads and evictions in idle time, then one `WakeAt`.
+    """Effects are in the order to carry them out: loads that cannot wait with the evictions that make room
+    for them, what becomes of jobs, loads and evictions in idle time, then one `WakeAt`.
     """
     state, review_at_s = advanced(state, observation)
     placement = state.placement

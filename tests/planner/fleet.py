@@ -71,7 +71,10 @@ class Device:
 
 
 class Fleet:
-    """`stage_s`: seconds by stage name, may be changed during a run; `load_s`: seconds to load one stage."""
+    """`stage_s`: seconds by stage name, may be changed during a run; `load_s`: seconds to load one stage.
+
+    `memory_bytes`: what a worker may hold of the models' weights.
+    """
 
     def __init__(
         self,
@@ -79,11 +82,13 @@ class Fleet:
         config: PlannerConfig,
         stage_s: Mapping[str, float],
         load_s: float = 1.0,
+        memory_bytes: int | None = None,
     ) -> None:
         self.now_s = 0.0
         self.models = models
         self.stage_s = dict(stage_s)
         self.load_s = load_s
+        self.memory_bytes = memory_bytes
         self.state = initial_state(config)
         self.calls: list[Call] = []
         self.ran: list[Ran] = []
@@ -132,7 +137,8 @@ class Fleet:
             now_s=self.now_s,
             jobs=tuple(self._jobs.values()),
             workers=tuple(
-                WorkerView(d.worker_id, "node", d.resident, d.loading, d.task) for d in self._devices.values()
+                WorkerView(d.worker_id, "node", d.resident, d.loading, d.task, memory_bytes=self.memory_bytes)
+                for d in self._devices.values()
             ),
             models=self.models,
             finished=tuple(self._samples),
@@ -160,14 +166,14 @@ class Fleet:
                 assert keys
                 assert not keys & (device.resident | device.loading)
                 device.loading |= keys
+                self._check_memory(device)
                 device.work.append((self.load_s * len(keys), lambda _: self._loaded(device, keys)))
             case Evict():
                 device = self._devices[effect.worker]
                 keys = frozenset((effect.model, stage) for stage in effect.stages)
-                others = [d.resident for d in self._devices.values() if d is not device]
                 assert keys
                 assert keys <= device.resident
-                assert keys <= frozenset().union(*others), "the last home of a stage was evicted"
+                assert not keys & self._held_only_by(device), "the last home of a stage was evicted"
                 if device.task is not None and device.task.model == effect.model:
                     assert not set(device.task.pending) & set(effect.stages), "evicted under a running task"
                 device.resident -= keys
@@ -177,12 +183,26 @@ class Fleet:
             case _:
                 raise AssertionError(f"cannot be carried out: {effect}")
 
+    def _check_memory(self, device: Device) -> None:
+        weights = sum(
+            self.models[model].weight_bytes.get(stage, 0) for model, stage in device.resident | device.loading
+        )
+        assert self.memory_bytes is None or weights <= self.memory_bytes, "more was asked for than fits"
+
+    def _held_only_by(self, device: Device) -> frozenset[StageKey]:
+        """What jobs need, the placement has a home for, and no other worker holds."""
+        assert self.state.placement is not None
+        others = [other.resident for other in self._devices.values() if other is not device]
+        needed = {(job.model, stage) for job in self._jobs.values() for stage in job.pending}
+        return device.resident & (needed - self.state.placement.homeless).difference(*others)
+
     def _start_task(self, device: Device, job: JobView, stages: tuple[str, ...]) -> None:
         assert stages
         assert device.task is None, "a worker was given two tasks"
         assert not job.running, "a job was started twice"
         assert stages == job.pending[: len(stages)], "stages out of order"
         assert {(job.model, stage) for stage in stages} <= device.resident, "a stage was not resident"
+        job = replace(job, started=True)
         self._jobs[job.job_id] = replace(job, running=True)
         task_id = f"{job.job_id}:{stages[0]}"
         device.task = RunningTask(task_id, (job.job_id,), job.model, stages, SHAPE, job.steps, 0, self.now_s)

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from planner import Load, ModelView, PlannerConfig, Reason, Role, Run
-from planner.placement import Placement
-from planner.residency import loads
+from planner import Load, ModelView, PlannerConfig, Reason, Run
 from planner.types import Observation
 from tests.planner.fleet import Fleet
-from tests.planner.values import EVERY, LOOP, MODELS, REST, TINY, job, runs, stages, worker
+from tests.planner.values import EVERY, MODELS, TINY, job, runs, stages, worker
 
 OTHER = ModelView("other", ("encode", "denoise", "decode"), "denoise")
 BOTH = {**MODELS, "other": OTHER}
 ALL = EVERY | stages(*OTHER.stages, model="other")
 SECONDS = {"encode": 1.0, "denoise": 2.0, "decode": 1.0}
-PLACEMENT = Placement(
-    roles={"w0": Role.EVERY, "w1": Role.EVERY}, changed_s=0.0, reason=Reason.MODELS_CHANGED, detail="why"
-)
 
 
 def fleet_of(*workers: str, models: dict[str, ModelView], config: PlannerConfig | None = None) -> Fleet:
@@ -35,12 +30,6 @@ def asked(fleet: Fleet, model: str) -> list[tuple[float, str]]:
     return [(at_s, e.worker) for at_s, e in fleet.effects(Load) if isinstance(e, Load) and e.model == model]
 
 
-def loaded(*workers: object) -> list[str]:
-    targets = {"w0": ALL, "w1": ALL, "w2": ALL}
-    observation = Observation(0.0, (), workers, BOTH)  # type: ignore[arg-type]
-    return list(dict.fromkeys(effect.worker for effect in loads(PLACEMENT, targets, observation)))
-
-
 def test_a_model_that_joins_is_loaded_on_one_worker_after_the_other() -> None:
     fleet = fleet_of("w0", "w1", models=MODELS)
     join(fleet, OTHER, 20.0)
@@ -50,8 +39,8 @@ def test_a_model_that_joins_is_loaded_on_one_worker_after_the_other() -> None:
     assert asked(fleet, "other") == [(20.0, "w0"), (35.0, "w1")]
     reasons = {e.reason for _, e in fleet.effects(Load) if isinstance(e, Load) and e.model == "other"}
     assert reasons == {Reason.MODELS_CHANGED}
-    assert fleet.placements[-1].detail == "other joined"
-    assert fleet.placements[-1].roles == fleet.placements[0].roles
+    assert fleet.placements[-1].detail == "other joined: other: 2 x EDC; tiny: 2 x EDC"
+    assert fleet.placements[-1].stages == {"w0": ALL, "w1": ALL}
 
 
 def test_jobs_run_while_a_model_joins() -> None:
@@ -72,31 +61,6 @@ def test_jobs_of_both_models_run() -> None:
     fleet.submit("b", deadline_s=80.0, at_s=40.0, model="other")
     fleet.run()
     assert [ran.job_id for ran in fleet.ran] == ["b"] * 3 + ["a"] * 3
-
-
-def test_a_lone_worker_loads_at_once() -> None:
-    assert loaded(worker("w0")) == ["w0"]
-
-
-def test_homes_that_load_are_not_enough() -> None:
-    loading = stages("encode", model="other")
-    assert loaded(worker("w0", loading=loading), worker("w1")) == ["w0"]
-    assert loaded(worker("w0", loading=loading), worker("w1"), worker("w2")) == ["w0", "w1"]
-    assert loaded(worker("w0", ALL), worker("w1")) == ["w1"]
-
-
-def test_only_homes_count() -> None:
-    # no worker is another one's home, so waiting would help nobody
-    assert loaded(worker("w0", REST), worker("w1", LOOP)) == ["w0", "w1"]
-
-
-def test_what_failed_is_not_asked_for_again() -> None:
-    failed = replace(worker("w0"), failed=stages(*OTHER.stages, model="other"))
-    assert loaded(failed) == []
-    part = replace(worker("w0"), failed=stages("decode", model="other"))
-    targets = {"w0": ALL}
-    (load,) = loads(PLACEMENT, targets, Observation(0.0, (), (part,), BOTH))
-    assert load.stages == ("encode", "denoise")
 
 
 def test_a_pinned_placement_holds_the_stages_of_every_model() -> None:
@@ -120,7 +84,7 @@ def test_a_model_that_left_is_not_placed_again() -> None:
     fleet.run()
     assert [at_s for at_s, _ in asked(fleet, "other")] == [0.0]
     assert [at_s for at_s, _ in asked(fleet, "tiny")] == [0.0, 51.0]
-    assert "other left" in [placement.detail for placement in fleet.placements]
+    assert "other left: tiny: 1 x EDC" in [placement.detail for placement in fleet.placements]
 
 
 def test_runs_of_a_model_need_its_own_stages() -> None:
@@ -164,6 +128,3 @@ def test_a_worker_that_is_occupied_is_held_up_like_one_that_loads() -> None:
     assert run.workers == ("w1",)
     (run,) = runs(targets, Observation(0.0, (one,), (describing,), MODELS))
     assert run.workers == ("w0",)
-    assert (
-        loads(PLACEMENT, targets | {"w1": ALL}, Observation(0.0, (), (describing, worker("w1")), BOTH)) == []
-    )

@@ -1,14 +1,21 @@
 """Whole runs on the simulated fleet, worked by hand."""
 
-from planner import Evict, Load, PlannerConfig, Reason, Role, decide
+from dataclasses import replace
+from itertools import pairwise
+
+from planner import Evict, PlannerConfig, Reason, decide
 from tests.planner.fleet import Fleet, Ran
-from tests.planner.values import EVERY, LOOP, MODELS, REST
+from tests.planner.values import EVERY, LOOP, MODELS, REST, TINY, stages
 
 BALANCED = {"encode": 2.0, "denoise": 3.0, "decode": 1.0}
 DENOISE_HEAVY = {"encode": 0.3, "denoise": 5.4, "decode": 0.3}
 PINNED_SPLIT = PlannerConfig(pinned={"w0": ("encode", "decode"), "w1": ("denoise",)})
-SPLIT = {"w0": Role.REST, "w1": Role.LOOP}
-CO_LOCATED = {"w0": Role.EVERY, "w1": Role.EVERY}
+DECODE_HEAVY = {"encode": 0.3, "denoise": 0.9, "decode": 4.8}
+CO_LOCATED = {"w0": EVERY, "w1": EVERY}
+SIZED = {
+    "tiny": replace(TINY, weight_bytes=dict.fromkeys(TINY.stages, 1), load_s=dict.fromkeys(TINY.stages, 1.0))
+}
+"""Of one byte a stage; in 2 bytes two of the three have room."""
 
 
 def two_workers(stage_s: dict[str, float], config: PlannerConfig | None = None, load_s: float = 1.0) -> Fleet:
@@ -65,35 +72,80 @@ def test_an_urgent_job_overtakes_those_that_wait_and_not_the_one_that_runs() -> 
     assert fleet.finished_s == {"first": 6.0, "urgent": 12.0, "second": 18.0}
 
 
-def test_the_placement_follows_the_mix_there_and_back_without_flapping() -> None:
+def capped(stage_s: dict[str, float]) -> Fleet:
+    fleet = Fleet(SIZED, PlannerConfig(), stage_s, memory_bytes=2)
+    fleet.start("w0")
+    fleet.start("w1")
+    return fleet
+
+
+def test_a_fleet_with_room_for_everything_is_never_split() -> None:
     fleet = two_workers(DENOISE_HEAVY)
-    fleet.at(100.0, lambda: fleet.stage_s.update(BALANCED))
-    fleet.at(300.0, lambda: fleet.stage_s.update(DENOISE_HEAVY))
-    n = steady(fleet, 0.0, 500.0)
-    fleet.run(99.0)
-    assert [p.roles for p in fleet.placements[-1:]] == [CO_LOCATED]
-    fleet.run(299.0)
-    assert fleet.placements[-1].roles == SPLIT
-    assert fleet.resident("w0") == {"encode", "decode"}
-    assert fleet.resident("w1") == {"denoise"}
+    fleet.at(100.0, lambda: fleet.stage_s.update(DECODE_HEAVY))
+    n = steady(fleet, 0.0, 300.0)
     fleet.run()
-    shifts = [p for p in fleet.placements if p.reason is Reason.MIX_SHIFTED]
-    assert [p.roles for p in shifts] == [SPLIT, CO_LOCATED]
-    assert 100.0 < shifts[0].changed_s < 140.0
-    assert 300.0 < shifts[1].changed_s < 340.0
-    assert fleet.resident("w0") == fleet.resident("w1") == {"encode", "denoise", "decode"}
+    assert {tuple(placement.stages.values()) for placement in fleet.placements} == {(EVERY, EVERY)}
+    assert fleet.effects(Evict) == []
     assert len(fleet.finished_s) == n
 
 
-def test_a_mix_that_wavers_about_the_boundary_changes_nothing() -> None:
-    fleet = two_workers({"encode": 0.8, "denoise": 4.5, "decode": 0.7})
+def test_the_placement_follows_the_mix_there_and_back_without_flapping() -> None:
+    fleet = capped(DENOISE_HEAVY)
+    fleet.at(100.0, lambda: fleet.stage_s.update(DECODE_HEAVY))
+    fleet.at(400.0, lambda: fleet.stage_s.update(DENOISE_HEAVY))
+    n = steady(fleet, 0.0, 700.0)
+    loops = {"w0": stages("denoise", "decode"), "w1": stages("encode", "denoise")}
+    fleet.run(99.0)
+    assert fleet.placements[-1].stages == loops
+    fleet.run(399.0)
+    decodes = {"w0": stages("denoise", "decode"), "w1": stages("encode", "decode")}
+    assert fleet.placements[-1].stages == decodes
+    assert fleet.resident("w1") == {"encode", "decode"}
+    fleet.run()
+    assert fleet.placements[-1].stages == loops
+    shifts = [p for p in fleet.placements if p.reason is Reason.MIX_SHIFTED]
+    assert [p.stages for p in shifts] == [decodes, loops]
+    # as soon as the profile has learnt it
+    assert 100.0 < shifts[0].changed_s < 200.0
+    assert 400.0 < shifts[1].changed_s < 500.0
+    assert len(fleet.finished_s) == n
+
+
+def test_throughput_is_never_zero_while_stages_move() -> None:
+    fleet = capped(DENOISE_HEAVY)
+    fleet.at(100.0, lambda: fleet.stage_s.update(DECODE_HEAVY))
+    steady(fleet, 0.0, 300.0)
+    fleet.run()
+    ended_s = sorted(ran.ended_s for ran in fleet.ran if 50.0 < ran.ended_s < 300.0)
+    assert max(later - earlier for earlier, later in pairwise(ended_s)) < 7.0
+
+
+def test_a_mix_that_wavers_changes_nothing() -> None:
+    fleet = capped({"encode": 0.8, "denoise": 2.0, "decode": 2.2})
     for place in range(60):
-        denoise_s = 4.0 if place % 2 else 5.0
-        fleet.at(8.0 * place, lambda denoise_s=denoise_s: fleet.stage_s.update(denoise=denoise_s))  # type: ignore[misc]
+        decode_s = 2.0 if place % 2 else 2.4
+        fleet.at(8.0 * place, lambda decode_s=decode_s: fleet.stage_s.update(decode=decode_s))  # type: ignore[misc]
     n = steady(fleet, 0.0, 480.0)
     fleet.run()
     assert [p.reason for p in fleet.placements if p.reason is Reason.MIX_SHIFTED] == []
     assert len(fleet.finished_s) == n
+
+
+def test_two_models_share_a_worker_that_can_hold_one() -> None:
+    other = replace(SIZED["tiny"], model="other")
+    config = PlannerConfig(min_dwell_s=10.0)
+    fleet = Fleet({**SIZED, "other": other}, config, {"encode": 1.0, "denoise": 2.0, "decode": 1.0}, 1.0, 3)
+    fleet.start("w0")
+    for place in range(20):
+        model = "tiny" if place % 2 else "other"
+        fleet.submit(f"job {place:02}", 20.0 + 5.0 * place, 5.0 * place, model=model)
+    fleet.run()
+    assert len(fleet.finished_s) == 20
+    # each swap is 3 s of loading; never back within the dwell
+    swaps = [placement.changed_s for placement in fleet.placements if placement.reason is Reason.NEEDED_NOW]
+    assert 2 <= len(swaps) <= 10
+    assert all(later - earlier >= 13.0 for earlier, later in pairwise(swaps))
+    assert all("waits for" in placement.detail for placement in fleet.placements[1:])
 
 
 def test_a_stage_leaves_a_worker_only_when_another_has_it() -> None:
@@ -129,25 +181,23 @@ def test_a_pinned_fleet_without_a_stage_lets_jobs_wait_for_its_worker() -> None:
     assert fleet.finished_s == {"a": 66.0}
 
 
-def test_the_survivor_of_a_split_takes_everything_and_gives_it_back() -> None:
-    fleet = two_workers(BALANCED)
-    n = steady(fleet, 0.0, 400.0)
-    fleet.run(150.0)
-    assert fleet.placements[-1].roles == SPLIT
-    fleet.kill("w0", 151.0)
-    fleet.run(170.0)
-    assert fleet.placements[-1].roles == {"w1": Role.EVERY}
-    assert fleet.placements[-1].changed_s == 151.0
-    assert [e.stages for at_s, e in fleet.effects(Load) if isinstance(e, Load) and at_s == 151.0] == [
-        ("encode", "decode")
-    ]
-    fleet.start("w0", 180.0)
-    fleet.run(200.0)
-    assert fleet.placements[-1].changed_s == 180.0
-    assert fleet.placements[-1].roles == {"w0": Role.LOOP, "w1": Role.REST}
-    assert fleet.resident("w0") == {"denoise"}
-    assert fleet.resident("w1") == {"encode", "decode"}
+def test_the_survivor_of_a_split_takes_what_jobs_wait_for_and_gives_it_back() -> None:
+    fleet = capped(DENOISE_HEAVY)
+    n = steady(fleet, 0.0, 200.0, every_s=8.0)
+    fleet.run(50.0)
+    assert fleet.placements[-1].stages == {
+        "w0": stages("denoise", "decode"),
+        "w1": stages("encode", "denoise"),
+    }
+    fleet.kill("w0", 51.0)
+    fleet.run(51.5)
+    assert fleet.placements[-1].changed_s == 51.0
+    # two of three have room on the one that is left
+    assert fleet.placements[-1].homeless == stages("decode")
+    fleet.start("w0", 120.0)
     fleet.run()
+    assert [p.reason for p in fleet.placements if p.changed_s > 51.0].count(Reason.NEEDED_NOW) >= 2
+    assert fleet.placements[-1].homeless == frozenset()
     assert len(fleet.finished_s) == n
 
 
