@@ -1,4 +1,4 @@
-"""`python -m bench batching | chaos | checkpoints | demo | overhead | render`."""
+"""`python -m bench batching | chaos | checkpoints | demo | overhead | render | simulate`."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ _COMMANDS = {
     ),
     "overhead": ("bench.overhead_command", "what serving adds to a plain loop over the same pipeline"),
     "render": ("bench.render", "tables from raw results"),
+    "simulate": ("bench.simulate_command", "policies compared on a simulated fleet, and a bound on any"),
 }
 
 

@@ -14,6 +14,7 @@ from bench.chaos_table import chaos
 from bench.checkpoints_table import checkpoints
 from bench.markdown import table as _table
 from bench.overhead_parts import LOOP_PARTS, PARTS
+from bench.simulate_table import simulate
 
 RESULTS = Path(__file__).with_name("results")
 GOAL_RATIO = 0.95
@@ -87,6 +88,7 @@ _RENDERERS: dict[str, Callable[[dict[str, Any]], str]] = {
     "chaos": chaos,
     "checkpoints": checkpoints,
     "overhead": overhead,
+    "simulate": simulate,
 }
 
 

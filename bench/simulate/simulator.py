@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import time
 from collections.abc import Callable
@@ -49,8 +50,24 @@ def simulate(
     Raises `EffectRefused` if it asks for what cannot be done.
     """
     decisions = Decisions()
+    # what exists by now is ours, and not for the collector to go through in the policy's time
+    gc.freeze()
+    try:
+        _run(fleet, decide, state, fleet.book.last_arrival_s + drain_s, on_effect, decisions)
+    finally:
+        gc.unfreeze()
+    return decisions
+
+
+def _run(
+    fleet: Fleet,
+    decide: Decide,
+    state: Any,
+    until_s: float,
+    on_effect: Callable[[float, Effect], None] | None,
+    decisions: Decisions,
+) -> None:
     clock, book = fleet.clock, fleet.book
-    until_s = book.last_arrival_s + drain_s
     while not book.is_done:
         if clock.changed and clock.next_s > clock.now_s:
             observation = fleet.observation()
@@ -67,4 +84,3 @@ def simulate(
         if clock.next_s == math.inf or clock.next_s > until_s:
             break
         clock.advance()
-    return decisions
