@@ -17,6 +17,10 @@ from planner.types import JobView, Shape
 N_BUCKETS = 6
 """Buckets of a window: so many are kept instead of every arrival, and an even number has two halves."""
 
+LARGEST_KEPT_WINDOWS = 10
+"""For so many windows after its last arrival the largest shape counts: memory that one was short of is not
+filled again at once, or a large picture now and then would move stages there and back."""
+
 SIGMAS = 2.0
 """How unlikely a difference between the halves must be by chance (of Poisson arrivals) to be a trend."""
 
@@ -48,7 +52,8 @@ class Forecast:
     """Immutable; `advanced` gives the next one. `buckets`: the oldest first, none empty.
 
     `known`: jobs that were counted and may still be shown. `largest`: the shape with the most tokens that
-    was ever asked of a model; the same object until there is a larger one. `began_s`: the first look.
+    was asked of a model lately, and at `largest_s` last; the same object until that changes. `began_s`: the
+    first look.
     """
 
     window_s: float
@@ -56,6 +61,7 @@ class Forecast:
     buckets: tuple[Bucket, ...] = ()
     known: frozenset[str] = frozenset()
     largest: Mapping[str, Shape] = field(default_factory=dict)
+    largest_s: Mapping[str, float] = field(default_factory=dict)
     began_s: float | None = None
 
     @property
@@ -75,11 +81,14 @@ class Forecast:
             kind = Kind(job.model, job.shape, job.steps, job.pending)
             counts[kind] = counts.get(kind, 0) + 1
         older = kept[:-1] if kept and kept[-1].index == index else kept
+        buckets = (*older, Bucket(index, counts))
+        largest, largest_s = self._largest(buckets, new, now_s)
         return replace(
             self,
-            buckets=(*older, Bucket(index, counts)),
+            buckets=buckets,
             known=frozenset(job.job_id for job in jobs),
-            largest=_largest(self.largest, new),
+            largest=self.largest if largest == self.largest else largest,
+            largest_s=largest_s,
             began_s=self._began_s(now_s),
         )
 
@@ -129,6 +138,20 @@ class Forecast:
             n_kept, total = n_kept + 1, total + bucket.total
         return self.buckets[len(self.buckets) - n_kept :]
 
+    def _largest(
+        self, buckets: tuple[Bucket, ...], new: list[JobView], now_s: float
+    ) -> tuple[dict[str, Shape], dict[str, float]]:
+        largest, at_s = dict(self.largest), dict(self.largest_s)
+        for model in {job.model for job in new}:
+            shapes = {job.shape for job in new if job.model == model}
+            if now_s - at_s.get(model, now_s) > LARGEST_KEPT_WINDOWS * self.window_s:
+                del largest[model]
+                shapes |= {kind.shape for bucket in buckets for kind in bucket.counts if kind.model == model}
+            found = max(shapes, key=_size)
+            if model not in largest or _size(found) >= _size(largest[model]):
+                largest[model], at_s[model] = found, now_s
+        return largest, at_s
+
     def _began_s(self, now_s: float) -> float:
         return now_s if self.began_s is None else self.began_s
 
@@ -157,10 +180,5 @@ def _trends(
     return trends
 
 
-def _largest(before: Mapping[str, Shape], new: list[JobView]) -> Mapping[str, Shape]:
-    largest = dict(before)
-    for job in new:
-        known = largest.get(job.model)
-        if known is None or (job.shape.tokens, job.shape) > (known.tokens, known):
-            largest[job.model] = job.shape
-    return before if largest == before else largest
+def _size(shape: Shape) -> tuple[int, Shape]:
+    return shape.tokens, shape

@@ -4,7 +4,9 @@ At once: the first worker, workers or models that come or go, a stage that faile
 that need more memory than there is. As little as possible moves then. A fleet that waited would have stages
 without a home.
 
-Slowly, because moving stages costs loads. All of these must hold:
+Slowly, because moving stages costs loads. A fleet on which everything has room again goes back to everything
+everywhere, once the last change is `min_dwell_s` ago and `min_samples` jobs came since. Else all of these
+must hold:
 
 - the fleet could serve clearly more: `gain_margin` above what the placement serves of the demand, of which
   open jobs are a part, so that a queue at one stage is seen too;
@@ -150,15 +152,21 @@ def _by_demand(
     now = ground.problem.capacity(counts)
     if now.homeless and not other_sizes:
         return before, None
+    everywhere = from_scratch(ground.problem) if ground.problem.fits_everywhere else counts
+    may_gain = (
+        ground.problem.asked_s > 0.0 and ground.problem.best_rate >= (1 + config.gain_margin) * now.rate
+    )
     if not now.homeless and (
-        ground.problem.asked_s <= 0.0
-        or ground.problem.best_rate < (1 + config.gain_margin) * now.rate
-        or forecast.n_since(before.changed_s) < config.min_samples
+        (everywhere == counts and not may_gain) or forecast.n_since(before.changed_s) < config.min_samples
     ):
         return before, None
     due_s = before.changed_s + config.min_dwell_s
     if now_s < due_s and not now.homeless:
         return before, due_s
+    if everywhere != counts:
+        sets = ground.assigned(everywhere, ground.masks(before.stages))
+        text = "everything has room on every worker"
+        return _placement(before, sets, everywhere, ground, Reason.MIX_SHIFTED, text), None
     better = _better(counts, ground, config)
     if better is None:
         return before, None

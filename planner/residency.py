@@ -85,7 +85,7 @@ def homes_of(targets: Targets, workers: Iterable[WorkerView]) -> frozenset[Stage
 class _Moving:
     """The moves of one decision, and what is so once they were asked for.
 
-    `wanting`: workers that hold something else than they should, by id. `n_homes`: workers that have a stage
+    `wanting`: workers that are to load or to drop something, by id. `n_homes`: workers that have a stage
     and are to have it, `n_ready` those of them that no load holds up. `idle`: stages that an idle worker is
     to run. `needed` by a job, `placed` on some worker.
     """
@@ -108,7 +108,8 @@ class _Moving:
         targets, workers = self.placement.stages, self.observation.workers
         self.idle, self.n_homes, self.n_ready, self.n_loading = set(), Counter(), Counter(), Counter()
         self.wanting = sorted(
-            (w for w in workers if w.resident != targets[w.worker_id]), key=lambda worker: worker.worker_id
+            (w for w in workers if not _is_on_its_way(w, targets[w.worker_id])),
+            key=lambda worker: worker.worker_id,
         )
         self.resident = {worker.worker_id: worker.resident for worker in self.wanting}
         self.loading = {worker.worker_id: worker.loading for worker in self.wanting}
@@ -218,6 +219,10 @@ class _Moving:
             for view in self.observation.models.values()
         )
         return [(model, stages) for model, stages in found if stages]
+
+
+def _is_on_its_way(worker: WorkerView, target: frozenset[StageKey]) -> bool:
+    return worker.resident == target or worker.resident | worker.loading == target
 
 
 def _running(worker: WorkerView) -> frozenset[StageKey]:

@@ -43,6 +43,11 @@ class Problem:
     rooms: tuple[Room, ...]
 
     @property
+    def fits_everywhere(self) -> bool:
+        """Whether every worker can hold all that any of them can, and all of it whole models."""
+        return all(room.options == room.whole and len(room.options) == 1 for room in self.rooms)
+
+    @property
     def best_rate(self) -> float:
         """What no placement of these workers can exceed."""
         n_workers = sum(len(room.workers) for room in self.rooms)
@@ -61,7 +66,7 @@ def from_scratch(problem: Problem) -> Counts:
     Where memory cannot hold one of everything, whole models: one that is not whole serves nothing.
     """
     sizes = [len(room.workers) for room in problem.rooms]
-    if all(room.options == room.whole and len(room.options) == 1 for room in problem.rooms):
+    if problem.fits_everywhere:
         return _uniform(problem, sizes, [room.whole for room in problem.rooms])
     whole = _climbed(problem, _uniform(problem, sizes, [room.whole for room in problem.rooms]), whole=True)
     split = _best_of_few(problem) or _climbed(

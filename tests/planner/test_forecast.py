@@ -99,6 +99,15 @@ def test_the_largest_shape_stays_the_same_value_until_there_is_a_larger_one() ->
     assert more.largest == {"tiny": LARGE}
 
 
+def test_the_largest_shape_is_forgotten_ten_windows_after_its_last_arrival() -> None:
+    middle = Shape(768, 768)
+    forecast = Forecast(60.0, 1).advanced(jobs(0, 1, LARGE), 0.0).advanced(jobs(1, 1, LARGE), 50.0)
+    forecast = forecast.advanced(jobs(2, 1, middle), 645.0).advanced(jobs(3, 1), 650.0)
+    assert forecast.largest == {"tiny": LARGE}
+    # what came in the window since then still counts
+    assert forecast.advanced(jobs(4, 1), 651.0).largest == {"tiny": middle}
+
+
 def test_arrivals_since_a_moment_are_those_of_later_buckets() -> None:
     forecast = seen({5.0: 1, 15.0: 2, 25.0: 4})
     assert [forecast.n_since(at_s) for at_s in (0.0, 5.0, 20.0, 21.0)] == [7, 6, 4, 0]
