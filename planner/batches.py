@@ -38,13 +38,47 @@ class Batches:
         if job.batch_key and start.degree == 1 and self._board.parts.batches:
             self._open.setdefault(self._key(job, start.stages), []).append(start)
 
-    def join(self, job: JobView) -> Run | bool:
-        """True if it was put into a task that starts now, the `Run` that joins a running one, or False."""
-        if not job.batch_key:
+    def join_start(self, job: JobView, *, is_lost: bool = False) -> bool:
+        """Put the job into a task that starts now, if one is there. `is_lost`: it need not be on time."""
+        if not job.batch_key or not self._open:
             return False
-        if self._board.parts.batches and self._join_start(job):
-            return True
-        return (self._board.parts.joins and self._join_running(job)) or False
+        for option in self._board.pool.options(job):
+            stages = job.pending[: option.n_merged]
+            for start in self._open.get(self._key(job, stages), ()):
+                if start.option.workers is not option.workers:
+                    continue
+                if len(start.jobs) + 1 > self.knee(job, stages, option.workers):
+                    continue
+                if self._none_late([*start.jobs, job], option, is_lost):
+                    start.jobs.append(job)
+                    return True
+        return False
+
+    def join_running(self, job: JobView, *, is_lost: bool = False) -> Run | None:
+        """What puts the job into a loop that runs, if there is one for it."""
+        if not job.batch_key or not self._board.parts.joins:
+            return None
+        for option in self._board.pool.options(job):
+            stages = job.pending[: option.n_merged]
+            if self._board.loop_of(job, stages) is None:
+                continue
+            for running in self._loops().get((job.model, job.batch_key, job.shape), ()):
+                if running.workers is not option.workers or running.worker in self._board.left:
+                    continue
+                new = self._joined.get(running.worker, [])
+                if len(running.jobs) + len(new) + 1 > self.knee(job, stages, option.workers):
+                    continue
+                if self._none_late_by_joining(job, running, new, is_lost):
+                    self._joined[running.worker] = [*new, job]
+                    self._board.joined.add(running.worker)
+                    return Run(
+                        stages=stages,
+                        jobs=(job.job_id,),
+                        workers=(running.worker,),
+                        reason=Reason.JOINS_BATCH,
+                        joins=running.task.job_ids[0],
+                    )
+        return None
 
     def knee(self, job: JobView, stages: tuple[str, ...], workers: WorkerClass) -> int:
         """The most jobs for which `stages` still get cheaper per job on such a worker, and that fit there."""
@@ -66,73 +100,40 @@ class Batches:
             n, alone_s = 2 * n, twice_s
         return n
 
-    def _join_start(self, job: JobView) -> bool:
-        for option in self._board.pool.options(job):
-            stages = job.pending[: option.n_merged]
-            for start in self._open.get(self._key(job, stages), ()):
-                together = [*start.jobs, job]
-                if start.option.workers is not option.workers:
-                    continue
-                if len(together) > self.knee(job, stages, option.workers):
-                    continue
-                if self._none_late(together, option):
-                    start.jobs.append(job)
-                    return True
-        return False
-
-    def _none_late(self, together: list[JobView], option: Option) -> bool:
-        """Whether all that could be on time in a batch one smaller, and the newcomer alone, still can."""
+    def _none_late(self, together: list[JobView], option: Option, is_lost: bool) -> bool:
+        """Whether all that could be on time in a batch one smaller still can, and the newcomer if it must."""
         outlook, now_s = self._board.outlook, self._board.now_s
         n = len(together)
         waits_s = self._board.wait_s(together[0], option)
         for job in together:
-            before = outlook.left(job, option.workers.kind, 1 if job is together[-1] else n - 1)
+            before = outlook.left(job, option.workers.kind, n - 1)
             after = outlook.left(job, option.workers.kind, n)
             if before is None or after is None:
                 return False
             within_s = job.deadline_s - now_s - waits_s + ROUNDING_S
-            if before.total_s[0] <= within_s < after.total_s[0]:
+            must_be_on_time = not is_lost if job is together[-1] else before.total_s[0] <= within_s
+            if must_be_on_time and after.total_s[0] > within_s:
                 return False
         return True
 
-    def _join_running(self, job: JobView) -> Run | None:
-        for option in self._board.pool.options(job):
-            stages = job.pending[: option.n_merged]
-            if self._board.loop_of(job, stages) is None:
-                continue
-            for running in self._loops().get((job.model, job.batch_key, job.shape), ()):
-                if running.workers is not option.workers:
-                    continue
-                new = self._joined.get(running.worker, [])
-                if len(running.jobs) + len(new) + 1 > self.knee(job, stages, option.workers):
-                    continue
-                if self._none_late_by_joining(job, running, new):
-                    self._joined[running.worker] = [*new, job]
-                    return Run(
-                        stages=stages,
-                        jobs=(job.job_id,),
-                        workers=(running.worker,),
-                        reason=Reason.JOINS_BATCH,
-                        joins=running.task.job_ids[0],
-                    )
-        return None
-
-    def _none_late_by_joining(self, job: JobView, running: Running, new: list[JobView]) -> bool:
+    def _none_late_by_joining(
+        self, job: JobView, running: Running, new: list[JobView], is_lost: bool
+    ) -> bool:
         outlook, now_s = self._board.outlook, self._board.now_s
         kind = running.workers.kind
         view = outlook.view(job.model)
         progress = running.progress
         n = len(running.jobs) + len(new) + 1
-        alone, together = outlook.left(job, kind), outlook.left(job, kind, n)
-        if view is None or progress is None or alone is None or together is None:
+        together = outlook.left(job, kind, n)
+        if view is None or progress is None or together is None:
             return False
         step_s = outlook.profile.stage_s(kind[0], view, view.loop_stage, job.shape, 1, batch=n)
         if step_s is None:
             return False
-        if alone.total_s[0] <= job.deadline_s - now_s < together.total_s[0]:
-            return False
         # the loops wait while those who join run what comes before theirs
         held_up_s = together.before_s * (len(new) + 1)
+        if not is_lost and now_s + held_up_s - together.before_s + together.total_s[0] > job.deadline_s:
+            return False
         ends_s = now_s + held_up_s + (progress.steps_left + 1) * step_s + together.after_s
         if any(progress.ends_s <= other.deadline_s + ROUNDING_S < ends_s for other in running.jobs):
             return False
@@ -144,12 +145,14 @@ class Batches:
         return True
 
     def _loops(self) -> dict[tuple[str, str, Shape], list[Running]]:
-        """Running loops of degree 1 that will make at least one more step, by who may join them."""
+        """Loops of degree 1 that have begun and make at least one more step, by who may join them."""
         if self._running is None:
             self._running = {}
             for running in self._board.running():
                 task, progress = running.task, running.progress
                 if not running.jobs or not running.jobs[0].batch_key or task.pausing or task.degree > 1:
+                    continue
+                if self._board.loop_of(running.jobs[0], task.pending[:1]) is None:
                     continue
                 if progress is not None and progress.boundary_s is not None:
                     key = (task.model, running.jobs[0].batch_key, task.shape)

@@ -69,7 +69,11 @@ class Hold:
 
 @dataclass(slots=True, eq=False)
 class Board:
-    """`starts` and `holds` are what was decided so far; what they took is not idle in `pool` any more."""
+    """`starts` and `holds` are what was decided so far; what they took is not idle in `pool` any more.
+
+    `joined` and `left`: the workers, each the first of its task, whose loop another job is to join, or which
+    is to be left.
+    """
 
     now_s: float
     parts: Parts
@@ -78,6 +82,8 @@ class Board:
     jobs: tuple[JobView, ...]
     starts: list[Start] = field(default_factory=list)
     holds: list[Hold] = field(default_factory=list)
+    joined: set[str] = field(default_factory=set)
+    left: set[str] = field(default_factory=set)
     _running: list[Running] | None = None
     _free_at_s: dict[StageKey, float] = field(default_factory=dict)
 

@@ -19,11 +19,11 @@ from planner.batches import Batches
 from planner.board import Board, Hold, Start, precedence
 from planner.lateness import SPARED_SHARE, is_late, is_overdue, n_overdue_allowed
 from planner.outlook import Left, on_grid
-from planner.pauses import Urgent, pauses
+from planner.pauses import Pauses, Urgent
 from planner.placement import Targets
 from planner.pool import Option
 from planner.profile import Profile
-from planner.types import Effect, JobView, Observation, Parts, Reason, Run, WakeAt
+from planner.types import Effect, JobView, Observation, Parts, Pause, Reason, Run, WakeAt
 
 __all__ = ["dispatched", "precedence"]
 
@@ -42,25 +42,28 @@ def dispatched(
     waiting, effects = admitted(board, board.waiting())
     round_ = _Round(board)
     round_.serve(waiting)
-    paused = pauses(board, round_.urgent) if parts.pauses else []
+    paused = round_.pauses
     if parts.grows and not round_.n_waiting:
         growth.widen(board)
         paused += growth.growing_pauses(board)
     runs = [*(start.run() for start in board.starts), *round_.joins]
     wake = None
-    if parts.pauses and round_.urgent and any(running.task.can_pause for running in board.running()):
+    if round_.has_urgent and any(running.task.can_pause for running in board.running()):
         wake = WakeAt(at_s=on_grid(observation.now_s, LOOK_AGAIN_S), reason=Reason.WAITING_JOBS)
     return [*effects, *runs, *paused], wake
 
 
 class _Round:
-    """One pass over the waiting jobs. `urgent`: those in time that found no worker; `n_waiting` have none."""
+    """One pass over the waiting jobs. `n_waiting` have no task behind it; `has_urgent`: one is in a hurry."""
 
     def __init__(self, board: Board) -> None:
         self._board = board
         self._batches = Batches(board)
+        self._pauses = Pauses(board)
+        self._unplaced: list[tuple[JobView, Urgent | None]] = []
         self.joins: list[Run] = []
-        self.urgent: list[Urgent] = []
+        self.pauses: list[Pause] = []
+        self.has_urgent = False
         self.n_waiting = 0
 
     def serve(self, waiting: list[JobView]) -> None:
@@ -73,23 +76,30 @@ class _Round:
             (late if is_late(board, job) else on_time).append(job)
         if late:
             late = self._serve_overdue(late)
-        n_unplaced = 0
         for place, job in enumerate(on_time):
-            if n_unplaced >= MAX_UNPLACED and not board.pool.n_idle:
+            if len(self._unplaced) >= MAX_UNPLACED and not board.pool.n_idle:
                 self.n_waiting += len(on_time) - place
                 break
-            served = self._serve(job)
-            if served is None:
+            if not self._serve(job):
                 hindered.append(job)
-            elif not served:
-                n_unplaced += 1
-                self.n_waiting += 1
+        for job, urgent in self._unplaced:
+            self._relieve(job, urgent)
         self._serve_late(hindered, Reason.EARLIEST_DEADLINE, spared=0)
         n_spared = int(board.pool.n_workers * SPARED_SHARE) if board.parts.reserves else 0
         self._serve_late(late, Reason.LATE, spared=n_spared)
 
-    def _serve(self, job: JobView) -> bool | None:
-        """Whether a task has it now; None if it cannot be on time because of its next stage's homes."""
+    def _relieve(self, job: JobView, urgent: Urgent | None) -> None:
+        """It found no worker: a running loop that it can join, or others paused for it."""
+        if joined := self._batches.join_running(job):
+            self.joins.append(joined)
+            return
+        self.n_waiting += 1
+        if urgent is not None and self._board.parts.pauses:
+            self.has_urgent = True
+            self.pauses += self._pauses.relieve(urgent)
+
+    def _serve(self, job: JobView) -> bool:
+        """Start it, or note that it has no worker; False if its next stage's homes make it late anyway."""
         board = self._board
         options = board.pool.options(job)
         choices: list[tuple[tuple[int, int, float, int, int], Option, Left | None, int]] = []
@@ -116,15 +126,14 @@ class _Round:
             if start := self._start(job, option, left, place, degree, Reason.EARLIEST_DEADLINE):
                 self._batches.offer(start)
                 return True
-        if joined := self._batches.join(job):
-            if isinstance(joined, Run):
-                self.joins.append(joined)
+        if self._batches.join_start(job):
             return True
-        if busy is not None:
-            self.urgent.append(busy)
-            if board.parts.reserves:
-                reservation.reserve(board, job, busy.option, busy.left, busy.place)
-        return None if is_hindered and busy is None else False
+        if is_hindered and busy is None:
+            return False
+        self._unplaced.append((job, busy))
+        if busy is not None and board.parts.reserves:
+            reservation.reserve(board, job, busy.option, busy.left, busy.place)
+        return True
 
     def _start(
         self, job: JobView, option: Option, left: Left | None, place: int, degree: int, reason: Reason
@@ -168,9 +177,10 @@ class _Round:
             if n_idle > spared and (start := self._cheapest(job, reason)):
                 self._batches.offer(start)
                 continue
-            if joined := self._batches.join(job):
-                if isinstance(joined, Run):
-                    self.joins.append(joined)
+            if self._batches.join_start(job, is_lost=True):
+                continue
+            if joined := self._batches.join_running(job, is_lost=True):
+                self.joins.append(joined)
                 continue
             self.n_waiting += 1
             if place >= MAX_UNPLACED and n_idle <= spared:

@@ -11,7 +11,6 @@ a resume costs, a step at least. So pauses take at most a tenth of its time, and
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from planner.board import Board, Running
@@ -62,23 +61,76 @@ class Victim:
         return self.needs_s[self.degrees.index(self.degree)]
 
 
-def pauses(board: Board, urgent: Sequence[Urgent]) -> list[Pause]:
-    """For the first of the `urgent`, in their order: per job on one node, the fewest tasks that suffice."""
-    if not urgent:
-        return []
-    by_node: dict[str, list[Victim]] = {}
-    coming: dict[str, int] = {}
-    for running in board.running():
-        if running.task.pausing:
-            coming[running.node] = coming.get(running.node, 0) + running.task.degree
-        elif victim := victim_of(board, running):
-            by_node.setdefault(running.node, []).append(victim)
-    for victims in by_node.values():
-        victims.sort(key=lambda victim: (-victim.deadline_s, victim.running.worker))
-    effects: list[Pause] = []
-    for one in urgent[:MAX_URGENT]:
-        effects += _for_one(board, one, by_node, coming)
-    return effects
+class Pauses:
+    """Of one decision."""
+
+    def __init__(self, board: Board) -> None:
+        self._board = board
+        self._n_urgent = 0
+        self._coming: dict[str, int] = {}
+        self._victims: dict[str, list[Victim]] | None = None
+
+    def relieve(self, urgent: Urgent) -> list[Pause]:
+        """The fewest pauses on one node that make room for it; none if room is coming or cannot be made."""
+        self._n_urgent += 1
+        if self._n_urgent > MAX_URGENT:
+            return []
+        if self._victims is None:
+            self._victims = self._found()
+        loop = _loop(self._board, urgent)
+        degree = 1 if loop is None else urgent.left.degrees[urgent.place]
+        run_s = urgent.left.total_s[urgent.place]
+        latest_s = urgent.job.deadline_s - run_s
+        for node, n_coming in self._coming.items():
+            if n_coming + _n_idle(self._board, urgent, node) >= degree:
+                self._coming[node] -= degree
+                return []
+        best: tuple[tuple[int, float, str], list[Victim]] | None = None
+        for node, victims in self._victims.items():
+            able = [
+                victim
+                for victim in victims
+                if victim.deadline_s > urgent.job.deadline_s
+                and victim.boundary_s <= latest_s
+                and victim.running.worker not in self._board.joined
+                and victim.running.worker not in self._board.left
+                and _can_run(self._board, urgent, victim)
+            ]
+            if not able:
+                continue
+            need = degree - _n_idle(self._board, urgent, node) - self._coming.get(node, 0)
+            if chosen := _enough(able, need, run_s):
+                key = (len(chosen), max(victim.boundary_s for victim in chosen), node)
+                if best is None or key < best[0]:
+                    best = key, chosen
+        if best is None:
+            return []
+        (_, _, node), chosen = best
+        self._board.left.update(victim.running.worker for victim in chosen)
+        freed = sum(victim.degree for victim in chosen)
+        self._coming[node] = self._coming.get(node, 0) + freed - degree
+        return [
+            Pause(
+                worker=victim.running.worker,
+                job=victim.running.jobs[0].job_id,
+                reason=Reason.MORE_URGENT,
+                detail=f"{urgent.job.job_id} needs {degree} of {node}"
+                f" within {latest_s - self._board.now_s:.2f} s",
+            )
+            for victim in chosen
+        ]
+
+    def _found(self) -> dict[str, list[Victim]]:
+        """Who could be paused, by node, latest deadline first. Who was told to is noted as coming."""
+        by_node: dict[str, list[Victim]] = {}
+        for running in self._board.running():
+            if running.task.pausing:
+                self._coming[running.node] = self._coming.get(running.node, 0) + running.task.degree
+            elif victim := victim_of(self._board, running):
+                by_node.setdefault(running.node, []).append(victim)
+        for victims in by_node.values():
+            victims.sort(key=lambda victim: (-victim.deadline_s, victim.running.worker))
+        return by_node
 
 
 def victim_of(board: Board, running: Running) -> Victim | None:
@@ -88,6 +140,8 @@ def victim_of(board: Board, running: Running) -> Victim | None:
     """
     task, progress = running.task, running.progress
     if not task.can_pause or task.pausing or len(task.job_ids) != 1 or not running.jobs:
+        return None
+    if running.worker in board.joined:
         return None
     view = board.outlook.view(task.model)
     if view is None or progress is None or progress.boundary_s is None:
@@ -125,47 +179,6 @@ def victim_of(board: Board, running: Running) -> Victim | None:
         degrees=tuple(degree for degree, _ in known),
         needs_s=tuple(seconds for _, seconds in known),
     )
-
-
-def _for_one(
-    board: Board, urgent: Urgent, by_node: dict[str, list[Victim]], coming: dict[str, int]
-) -> list[Pause]:
-    degree = urgent.left.degrees[urgent.place] if _loop(board, urgent) else 1
-    run_s = urgent.left.total_s[urgent.place]
-    latest_s = urgent.job.deadline_s - run_s
-    for node, n_coming in coming.items():
-        if n_coming + _n_idle(board, urgent, node) >= degree:
-            coming[node] -= degree
-            return []
-    best: tuple[tuple[int, float, str], list[Victim]] | None = None
-    for node, victims in by_node.items():
-        need = degree - _n_idle(board, urgent, node) - coming.get(node, 0)
-        able = [
-            victim
-            for victim in victims
-            if victim.deadline_s > urgent.job.deadline_s
-            and victim.boundary_s <= latest_s
-            and _can_run(board, urgent, victim)
-        ]
-        chosen = _enough(able, need, run_s)
-        if chosen:
-            key = (len(chosen), max(victim.boundary_s for victim in chosen), node)
-            if best is None or key < best[0]:
-                best = key, chosen
-    if best is None:
-        return []
-    (_, _, node), chosen = best
-    by_node[node] = [victim for victim in by_node[node] if victim not in chosen]
-    coming[node] = coming.get(node, 0) + sum(victim.degree for victim in chosen) - degree
-    return [
-        Pause(
-            worker=victim.running.worker,
-            job=victim.running.jobs[0].job_id,
-            reason=Reason.MORE_URGENT,
-            detail=f"{urgent.job.job_id} needs {degree} of {node} within {latest_s - board.now_s:.2f} s",
-        )
-        for victim in chosen
-    ]
 
 
 def _enough(able: list[Victim], need: int, run_s: float) -> list[Victim]:

@@ -93,11 +93,15 @@ class Device:
 
 @dataclass(slots=True, eq=False)
 class Work:
-    """A task under way. `left` steps of each job that is in the loop, `joining` at the next boundary."""
+    """A task under way. `left` steps of each job that is in the loop, which had taken so many `before`.
+
+    `joining` are let in at the next boundary.
+    """
 
     task: RunningTask
     jobs: list[str]
     left: dict[str, int] = field(default_factory=dict)
+    before: dict[str, int] = field(default_factory=dict)
     joining: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)
     step_s: float = 0.0
     began_s: float = 0.0
@@ -281,7 +285,8 @@ class Cluster:
             self._later(work, seconds, lambda: self._stage_ended(work))
             return
         work.left = {name: self.jobs[name].steps - self.jobs[name].steps_done for name in work.jobs}
-        resumed = any(self.jobs[name].steps_done for name in work.jobs)
+        work.before = {name: self.jobs[name].steps_done for name in work.jobs}
+        resumed = any(work.before.values())
         delay_s = costs.resume_s if resumed else 0.0
         self.gpu_s += delay_s * work.task.degree
         self._later(work, delay_s, lambda: self._loop(work))
@@ -298,7 +303,15 @@ class Cluster:
         work.step_s = costs.of(costs.model.loop_stage, work.task.shape, work.task.degree, len(work.left))
         work.began_s = self.now_s
         steps = min(work.left.values())
-        self._set(work, since_s=self.now_s, steps_done=work.task.steps - work.left[work.jobs[0]])
+        first = work.jobs[0]
+        all_steps = self.jobs[first].steps
+        self._set(
+            work,
+            since_s=self.now_s,
+            steps=all_steps,
+            steps_done=all_steps - work.left[first],
+            steps_before=work.before[first],
+        )
         self._later(work, steps * work.step_s, lambda: self._stepped(work, steps))
         if work.task.pausing or work.joining:
             self._cut(work)
@@ -369,9 +382,8 @@ class Cluster:
             self.jobs[name] = replace(job, pending=job.pending[loop:])
             work.jobs.append(name)
             work.left[name] = job.steps - job.steps_done
+            work.before[name] = job.steps_done
         self.gpu_s += seconds
-        first = self.jobs[work.jobs[0]]
-        self._set(work, steps=first.steps)
         self._later(work, seconds, lambda: self._loop(work))
 
     def _leave(self, work: Work) -> None:
@@ -379,7 +391,7 @@ class Cluster:
         job = self.jobs[name]
         node = self.devices[work.task.workers[0]].view.node
         self.jobs[name] = replace(job, running=False, steps_done=job.steps - work.left[name], node=node)
-        assert self.jobs[name].steps_done > work.task.steps_before, "no step was made between two pauses"
+        assert self.jobs[name].steps_done > work.before[name], "no step was made between two pauses"
         self._release(work)
 
     def _end(self, work: Work) -> None:

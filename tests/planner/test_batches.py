@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from planner import JobView, Profile, Reason, Run, Shape, WorkerView
+from planner import JobView, Pause, Profile, Reason, Run, Shape, WorkerView
 from planner.types import Parts
 from tests.planner.gpus import COSTS, LARGE, PROFILE, SMALL, busy, decided, idle, job, node, running, starts
 from tests.planner.values import LOOP, REST
@@ -59,6 +59,19 @@ def test_nobody_becomes_late_by_who_joins() -> None:
     assert groups(node("n0", 1), [hurried, patient]) == [("a",)]
     hurried = job("a", 16.6, batch_key="k")
     assert groups(node("n0", 1), [hurried, patient]) == [("a", "b")]
+
+
+def test_who_needs_a_larger_degree_does_not_join_at_one() -> None:
+    # in 10 s it can be done on two workers only
+    hurried = job("b", 10.0, batch_key="k")
+    first = job("a", 9.0, batch_key="k", pending=("denoise", "decode"), steps_done=3)
+    again = job("b", 10.0, batch_key="k", pending=("denoise", "decode"))
+    busy_one = running("x", LATE)
+    workers = [idle("a"), *busy([idle("b")], busy_one, can_pause=False)]
+    assert groups(workers, [busy_one, first, again], parts=Parts(grows=False)) == [("a",)]
+    workers, views = looping()
+    seen = [*workers, *busy([idle("n0w1")], busy_one, can_pause=False)]
+    assert starts(decided(seen, [*views, busy_one, hurried], parts=Parts(pauses=False))[0]) == {}
 
 
 def test_an_encode_is_shared_by_any_shapes() -> None:
@@ -132,6 +145,22 @@ def test_a_running_batch_takes_no_more_than_the_knee() -> None:
 def test_a_loop_that_is_told_to_pause_takes_nobody() -> None:
     _, views = looping()
     workers = busy(node("n0", 1), views[0], steps_done=2, pausing=True)
+    assert starts(decided(workers, [*views, *alike(1)])[0]) == {}
+
+
+def test_a_loop_that_is_joined_is_not_paused_at_once() -> None:
+    workers, views = looping()
+    jobs = [*views, *alike(1), job("urgent", 15.0)]
+    # by deadline: the urgent one's pause comes first, and who is to be left takes nobody
+    (effect,) = decided(workers, jobs)[0]
+    assert isinstance(effect, Pause)
+    jobs = [*views, *alike(1, 30.0), job("urgent", 31.0)]
+    assert [type(effect) for effect in decided(workers, jobs)[0]] == [Run]
+
+
+def test_a_loop_that_has_not_begun_takes_nobody() -> None:
+    _, views = looping()
+    workers = busy(node("n0", 1), views[0], pending=("encode", "denoise", "decode"))
     assert starts(decided(workers, [*views, *alike(1)])[0]) == {}
 
 
