@@ -30,7 +30,8 @@ class Worker:
     """One worker of the configuration, through all its incarnations.
 
     `task` has the device; `finishing` are tasks, by id, whose device work is over and whose picture is still
-    being encoded beside it. `unanswered`: so many times it was told to describe or to forget a model.
+    being encoded beside it. `kind`: of its device, by which costs are known, "" before its Hello.
+    `unanswered`: so many times it was told to describe, to measure or to forget a model.
     """
 
     worker_id: str
@@ -38,6 +39,7 @@ class Worker:
     state: WorkerState = WorkerState.STARTING
     since_s: float = 0.0
     hello: Hello | None = None
+    kind: str = ""
     resident: set[StageKey] = field(default_factory=set)
     unwarmed: set[StageKey] = field(default_factory=set)
     asked: set[StageKey] = field(default_factory=set)
@@ -58,14 +60,6 @@ class Worker:
         return self.state is WorkerState.UP
 
     @property
-    def kind(self) -> str:
-        """What its costs are known by: the device, and on a CPU how many threads; "" before its Hello."""
-        if self.hello is None:
-            return ""
-        threads = f", threads {self.hello.threads}" if self.device == "cpu" else ""
-        return self.hello.device_name + threads
-
-    @property
     def is_free(self) -> bool:
         """Up and without a task."""
         return self.is_up and self.task is None and not self.condemned
@@ -82,6 +76,7 @@ class Worker:
     def greeted(self, hello: Hello, now_s: float) -> None:
         self._forget(WorkerState.UP, now_s)
         self.hello = hello
+        self.kind = hello.device_name + (f", threads {hello.threads}" if hello.device == "cpu" else "")
         self.phase = Phase.IDLE
 
     def lost(self, now_s: float, *, for_good: bool = False) -> list[Task]:
@@ -161,6 +156,7 @@ class Worker:
         self.state = state
         self.since_s = self.heard_at_s = now_s
         self.hello = None
+        self.kind = ""
         self.resident.clear()
         self.unwarmed.clear()
         self.asked.clear()

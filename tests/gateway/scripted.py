@@ -111,6 +111,10 @@ def checkpoint_of(order: RunTask, step: int) -> bytes:
     return f"{step} of {order.generation.seed}".encode()
 
 
+def weight_bytes(model: str) -> dict[str, int]:
+    return {stage: 100 * place for place, stage in enumerate(graph(model).names, 1)}
+
+
 def measurements(order: MeasureProfile) -> Measurements:
     """A microsecond and 10 bytes a token, at every shape; weights and loads by the stage's place."""
     shapes = [Shape(g.width_px, g.height_px, guided=g.guidance_scale > 1) for g in order.generations]
@@ -123,7 +127,7 @@ def measurements(order: MeasureProfile) -> Measurements:
             for stage in stages
             for s in shapes
         ),
-        weight_bytes={stage: 100 * place for place, stage in enumerate(stages, 1)},
+        weight_bytes=weight_bytes(order.model),
         load_s={stage: float(place) for place, stage in enumerate(stages, 1)},
         resume_s=0.25,
     )
@@ -288,7 +292,8 @@ class ScriptedWorker:
                             if fate == "lie"
                             else msgspec.to_builtins({"text": graph(order.model)})
                         )
-                        await self._say(Described(model=order.model, graphs=described))
+                        weights = weight_bytes(order.model)
+                        await self._say(Described(model=order.model, graphs=described, weight_bytes=weights))
                 case MeasureProfile() as order:
                     await self._measure(order)
                 case LoadStages() as order:

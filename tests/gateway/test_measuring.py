@@ -16,6 +16,7 @@ from planner.types import ModelView, Shape
 from tests.gateway.conftest import MODEL, OTHER, Bench, Start, until
 from tests.gateway.scripted import STAGES
 from tests.gateway.test_models import loaded, unload
+from wire.to_gateway import StagesLoaded
 from wire.to_worker import LoadStages, MeasureProfile, RunTask
 
 KIND = "scripted, threads 1"
@@ -187,18 +188,23 @@ async def test_the_planner_sees_devices_and_weights_and_loads(start: Start) -> N
     bench = await start(profile="off")
     assert {worker.view().device for worker in bench.engine.fleet} == {KIND}
     assert {worker.view().memory_bytes for worker in bench.engine.fleet} == {None}
-    bench.engine.planner.models = {
-        "toy": msgspec.convert(
-            {
-                "model": "toy",
-                "stages": STAGES,
-                "loop_stage": "denoise",
-                "weight_bytes": {"text_encoder": 100, "denoise": 300},
-            },
-            ModelView,
-        )
-    }
-    bench.engine.planner.loaded("toy", ("text_encoder", "denoise"), 2.0)
-    assert view(bench).load_s == {"text_encoder": 0.5, "denoise": 1.5}
-    bench.engine.planner.loaded("toy", ("decode",), 9.0)
-    assert "decode" not in view(bench).load_s
+    # as the worker that described it said
+    assert view(bench).weight_bytes == {"text_encoder": 100, "denoise": 200, "decode": 300}
+    assert view(bench).load_s == {}
+    bench.engine.planner.loaded("toy", ("text_encoder", "decode"), 2.0)
+    assert view(bench).load_s == {"text_encoder": 0.5, "decode": 1.5}
+    for nonsense in (float("nan"), -1.0):
+        bench.engine.planner.loaded("toy", ("decode",), nonsense)
+    assert view(bench).load_s == {"text_encoder": 0.5, "decode": 1.5}
+
+
+async def test_a_load_that_read_something_is_told_to_the_planner(start: Start) -> None:
+    bench = await start(profile="off")
+    worker = bench.engine.fleet["cpu-0"]
+    loads = StagesLoaded(
+        model="toy", stages=("decode",), load_s=3.0, resident_bytes=1, origins={"vae": "disk"}
+    )
+    held = msgspec.structs.replace(loads, load_s=0.001, origins={"vae": "held"})
+    for message in (loads, held):
+        bench.engine.roster.heard(worker, message)
+    assert view(bench).load_s == {"decode": 3.0}

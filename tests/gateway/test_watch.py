@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from gateway.config import GatewayConfig, WorkerSpec
@@ -125,6 +126,28 @@ def test_a_load_must_end(fleet: Fleet, worker: Worker) -> None:
     # the next one has a bound of its own
     worker.beat(Heartbeat(phase=Phase.LOADING, since_s=0.0), 900.0)
     assert bound_s(fleet) == 1801
+
+
+def test_a_measurement_must_get_on(fleet: Fleet, worker: Worker) -> None:
+    worker.greeted(HELLO, 0.0)
+    worker.heard(2000.0)
+    worker.beat(Heartbeat(phase=Phase.MEASURING, since_s=5.0), 105.0)
+    worker.task = denoise(0.0)
+    # a task behind it is not to blame
+    assert bound_s(fleet, planner(0.1)) == 1001
+    assert [reason for _, reason in overdue(fleet, None, CONFIG, 1001.0)] == ["nothing was measured in 901 s"]
+
+
+def test_the_kind_of_a_device_is_its_name_and_on_a_cpu_its_threads(worker: Worker) -> None:
+    assert worker.kind == ""
+    worker.greeted(HELLO, 0.0)
+    assert worker.kind == "cpu, threads 1"
+    gpu = msgspec.structs.replace(HELLO, device="cuda:0", device_name="H100", memory_bytes=80)
+    worker.greeted(gpu, 0.0)
+    assert worker.kind == "H100"
+    assert (worker.view().device, worker.view().memory_bytes) == ("H100", 80)
+    worker.lost(0.0)
+    assert worker.kind == ""
 
 
 def test_a_warm_up_may_take_long(fleet: Fleet, worker: Worker) -> None:
