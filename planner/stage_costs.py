@@ -97,7 +97,9 @@ class StageCosts:
     @property
     def ratio(self) -> float:
         """What is observed over what was measured; 1 where nothing was."""
-        return statistics.median((*[1.0] * TRUST_SAMPLES, *self.ratios)[-MEDIAN_SAMPLES:])
+        if self._memo.ratio is None:
+            self._memo.ratio = _trusted(1.0, self.ratios)
+        return self._memo.ratio
 
     def seconds(self, run: tuple[Shape, int, int], is_loop: bool) -> float | None:
         """What is expected of `run`, None if nothing is known to go by. See `Curves.at`."""
@@ -147,7 +149,7 @@ class StageCosts:
             return expected_s
         if expected_s is None:
             return record.median_s
-        return statistics.median((*[expected_s] * TRUST_SAMPLES, *record.seconds)[-MEDIAN_SAMPLES:])
+        return _trusted(expected_s, record.seconds)
 
 
 @dataclass(slots=True)
@@ -158,3 +160,9 @@ class Memo:
     peak_bytes: dict[Run, int | None] = field(default_factory=dict)
     degrees: dict[tuple[Shape, float], int] = field(default_factory=dict)
     curves: Curves | None = None
+    ratio: float | None = None
+
+
+def _trusted(expected: float, seen: tuple[float, ...]) -> float:
+    """The median of what was `seen` last, in which what was `expected` counts as several samples."""
+    return statistics.median((*[expected] * TRUST_SAMPLES, *seen)[-MEDIAN_SAMPLES:])

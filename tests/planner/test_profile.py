@@ -2,6 +2,8 @@ import random
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from planner import Profile, Shape, StageSample
 from planner.measurements import Measurement, Measurements
@@ -278,3 +280,55 @@ def test_measurements_survive_json() -> None:
         resume_s=0.01,
     )
     assert msgspec.json.decode(msgspec.json.encode(known), type=Measurements) == known
+
+
+SHAPES = st.builds(Shape, st.sampled_from((64, 512)), st.sampled_from((64, 2048)), guided=st.booleans())
+POSITIVE = st.floats(1e-6, 1e4)
+
+
+@given(
+    st.lists(
+        st.builds(
+            Measurement,
+            stage=st.just("denoise"),
+            shape=SHAPES,
+            seconds=POSITIVE,
+            peak_bytes=st.none() | st.integers(0, 10**12),
+            degree=st.sampled_from((1, 2, 4)),
+            batch=st.sampled_from((1, 2, 4)),
+        ),
+        max_size=8,
+    ),
+    st.lists(
+        st.builds(
+            StageSample,
+            st.just("tiny"),
+            st.just("denoise"),
+            SHAPES,
+            st.integers(1, 50),
+            st.floats(0.0, 1e4),
+            st.just(0.0),
+            st.booleans(),
+            degree=st.sampled_from((1, 2, 4)),
+            batch=st.integers(1, 5),
+            peak_bytes=st.none() | st.integers(0, 10**12),
+        ),
+        max_size=40,
+    ),
+    SHAPES,
+    st.sampled_from((1, 2, 4, 8)),
+    st.integers(1, 6),
+)
+def test_whatever_was_measured_and_seen_a_cost_is_unknown_or_a_number(
+    points: list[Measurement], samples: list[StageSample], shape: Shape, degree: int, batch: int
+) -> None:
+    profile = Profile().with_measured(Measurements(device="", model="tiny", measured=tuple(points)))
+    profile = profile.with_samples(samples)
+    cost_s = seconds(profile, "denoise", shape, 7, degree, batch)
+    assert cost_s is None or 0 <= cost_s < float("inf")
+    assert cost_s == seconds(profile, "denoise", shape, 7, degree, batch)
+    held = profile.peak_bytes("", TINY, "denoise", shape, degree=degree, batch=batch)
+    assert held is None or held >= 0
+    assert profile.best_degree("", TINY, shape) in profile.degrees("", TINY)
+    if degree not in {1, *(p.degree for p in points), *(s.degree for s in samples)}:
+        assert cost_s is None
