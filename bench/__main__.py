@@ -1,4 +1,4 @@
-"""`python -m bench batching | chaos | checkpoints | demo | overhead | render | simulate`."""
+"""`python -m bench batching | chaos | checkpoints | decisions | demo | overhead | render | simulate`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ _COMMANDS = {
     ),
     "chaos": ("bench.chaos_command", "a load on a node whose workers are killed and hang: nothing is lost"),
     "checkpoints": ("bench.checkpoints_command", "what a checkpoint, a pause and a resume cost"),
+    "decisions": ("bench.decisions_command", "how long one decision of the planner takes"),
     "demo": (
         "bench.demo_command",
         "three ways to place a model's stages on two workers, shown with pictures",

@@ -12,6 +12,7 @@ from typing import Any
 from bench.batching_table import batching
 from bench.chaos_table import chaos
 from bench.checkpoints_table import checkpoints
+from bench.decisions_table import decisions
 from bench.markdown import table as _table
 from bench.overhead_parts import LOOP_PARTS, PARTS
 from bench.simulate_table import simulate
@@ -87,6 +88,7 @@ _RENDERERS: dict[str, Callable[[dict[str, Any]], str]] = {
     "batching": batching,
     "chaos": chaos,
     "checkpoints": checkpoints,
+    "decisions": decisions,
     "overhead": overhead,
     "simulate": simulate,
 }
