@@ -62,9 +62,9 @@ def simulate(result: Row) -> str:
 
 _LATENCY_TEXT = (
     "Seconds from arrival to the end. *All*: a job that was not served counts as infinite (-). *Not served*:"
-    " in percent of arrivals. *Goodput*: jobs on time per second. *GPU-s*: in stages, in thousands. *Places*:"
-    " how often there was a new reason to load or evict. *Decision*: thread CPU time, ms. *CPU*: seconds of"
-    " one core for the simulation, decisions included."
+    " in percent of arrivals, and which of them did not fit in memory. *Goodput*: jobs on time per second."
+    " *GPU-s*: in stages, in thousands. *Places*: how often there was a new reason to load or evict."
+    " *Decision*: thread CPU time, ms. *CPU*: seconds of one core for the simulation, decisions included."
 )
 
 
@@ -117,6 +117,7 @@ _COLUMNS: tuple[tuple[str, Callable[[Sequence[Row]], str]], ...] = (
     ("P95", _latency("all", "p95")),
     ("P99", _latency("all", "p99")),
     ("not served", lambda rows: f"{100 * _mean([row['dropped_share'] for row in rows]):.1f}"),
+    ("out of memory", lambda rows: f"{100 * _mean([_oom_share(row) for row in rows]):.1f}"),
     ("goodput", _number("goodput_per_s", "{:.2f}")),
     ("GPU-s E / D / C / other", _stages),
     ("pauses", _number("pauses")),
@@ -126,6 +127,11 @@ _COLUMNS: tuple[tuple[str, Callable[[Sequence[Row]], str]], ...] = (
     ("max", lambda rows: _decision(rows, "max")),
     ("CPU", _number("cpu_s", "{:.1f}")),
 )
+
+
+def _oom_share(row: Row) -> float:
+    share: float = row["outcomes"]["out_of_memory"] / max(1, row["n"])
+    return share
 
 
 def _decision(rows: Sequence[Row], which: str) -> str:
