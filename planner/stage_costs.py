@@ -123,7 +123,10 @@ class StageCosts:
             good = [1]
             for degree in self.curves.degrees:
                 together_s = self.seconds((shape, degree, 1), True)
-                if alone_s is not None and together_s and alone_s >= efficiency * degree * together_s:
+                if alone_s is None or not together_s:
+                    continue
+                # a degree that is just good enough must not fall to rounding
+                if alone_s / (degree * together_s) >= efficiency - 1e-9:
                     good.append(degree)
             known[shape, efficiency] = max(good)
         return known[shape, efficiency]
