@@ -1,4 +1,4 @@
-"""`python -m bench batching | chaos | checkpoints | demo | overhead | render`."""
+"""`python -m bench batching | chaos | checkpoints | demo | host-weights | overhead | render`."""
 
 from __future__ import annotations
 
@@ -17,13 +17,17 @@ _COMMANDS = {
         "bench.demo_command",
         "three ways to place a model's stages on two workers, shown with pictures",
     ),
+    "host-weights": (
+        "bench.host_weights_command",
+        "one host copy of weights: time of a load, memory of a node",
+    ),
     "overhead": ("bench.overhead_command", "what serving adds to a plain loop over the same pipeline"),
     "render": ("bench.render", "tables from raw results"),
 }
 
 
 def _help() -> str:
-    lines = [f"  {name:<12}{text}" for name, (_, text) in _COMMANDS.items()]
+    lines = [f"  {name:<14}{text}" for name, (_, text) in _COMMANDS.items()]
     commands = "\n".join(lines)
     return f"usage: bench COMMAND [flags]\n\n{commands}\n\nbench COMMAND --help tells a command's flags."
 
