@@ -69,6 +69,7 @@ class Job:
     n_handoff_lost: int = 0
     exactness: Exactness = Exactness.BITWISE
     picture: bytes | None = None
+    _view: JobView | None = None
 
     @property
     def model(self) -> str:
@@ -188,6 +189,18 @@ class Job:
         return poison
 
     def view(self) -> JobView:
+        """What the planner sees. Made anew only when it has changed: every turn asks every job."""
+        seen = self._view
+        if (
+            seen is None
+            or seen.running is not (self.task_id is not None)
+            or seen.steps_done != self.steps_done
+            or len(seen.pending) != len(self.graph.names) - self.n_ended
+        ):
+            seen = self._view = self._viewed()
+        return seen
+
+    def _viewed(self) -> JobView:
         return JobView(
             job_id=self.job_id,
             model=self.model,

@@ -35,6 +35,8 @@ def runs(targets: Targets, observation: Observation) -> list[Run]:
     ready = sorted((job for job in observation.jobs if not job.running), key=precedence)
     effects = []
     for job in ready:
+        if not idle:
+            break
         can_wait = any((job.model, stage) in unhindered for stage in job.pending[:1])
         merged = {
             name: n

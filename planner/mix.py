@@ -6,10 +6,15 @@ take a minute each still has a mix, and after a quiet hour one fresh sample is n
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from operator import attrgetter
 
 from planner.types import ModelView, StageKey, StageSample
+
+_ended_s = attrgetter("ended_s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +26,7 @@ class LoopShare:
     span_s: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Mix:
     """Immutable; `advanced` gives the next one. `samples` are ordered by their end and hold no warm-up."""
 
@@ -35,13 +40,16 @@ class Mix:
         real = [sample for sample in finished if not sample.warm_up]
         if not real and (not self.samples or self.samples[0].ended_s > horizon_s):
             return self
-        samples = sorted((*self.samples, *real), key=lambda sample: sample.ended_s)
-        n_recent = sum(sample.ended_s > horizon_s for sample in samples)
+        samples = (*self.samples, *sorted(real, key=_ended_s))
+        if real and self.samples and samples[len(self.samples)].ended_s < self.samples[-1].ended_s:
+            samples = tuple(sorted(samples, key=_ended_s))
+        n_recent = len(samples) - bisect_right(samples, horizon_s, key=_ended_s)
         n_dropped = max(0, len(samples) - max(n_recent, self.min_samples))
-        return Mix(self.window_s, self.min_samples, tuple(samples[n_dropped:]))
+        return Mix(self.window_s, self.min_samples, samples[n_dropped:])
 
+    @cached_property
     def seconds(self) -> Mapping[StageKey, float]:
-        """Observed GPU-seconds per (model, stage)."""
+        """Observed GPU-seconds per (model, stage). Summed once: many decisions see the same mix."""
         totals_s: dict[StageKey, float] = {}
         for sample in self.samples:
             key = (sample.model, sample.stage)
@@ -50,14 +58,14 @@ class Mix:
 
     def n_since(self, at_s: float) -> int:
         """How many of the samples ended after `at_s`."""
-        return sum(sample.ended_s > at_s for sample in self.samples)
+        return len(self.samples) - bisect_right(self.samples, at_s, key=_ended_s)
 
     def loop_share(self, models: Mapping[str, ModelView], now_s: float) -> LoopShare | None:
         """The loop's part over all `models`. None with fewer than `min_samples`, or nothing spent on them."""
         if len(self.samples) < max(1, self.min_samples):
             return None
         loop_s = total_s = 0.0
-        for (model, stage), seconds in self.seconds().items():
+        for (model, stage), seconds in self.seconds.items():
             if model in models:
                 total_s += seconds
                 loop_s += seconds if stage == models[model].loop_stage else 0.0
