@@ -42,7 +42,8 @@ class Job:
     the next one, the loop. `task_id` is set while a worker has it; `n_ended` counts the stages that ended
     within that task too. `furthest` is the last step boundary ever passed, as (stage index, step); `died_at`
     is what it was when a worker last died in a stage. `encode_key` is what its encode result is known by,
-    None where that is not shared. `exactness` is what was kept so far.
+    None where that is not shared; `looked_up_at` how many results were known when it was last looked for.
+    `exactness` is what was kept so far.
     """
 
     job_id: str
@@ -68,6 +69,7 @@ class Job:
     n_store_full: int = 0
     n_handoff_lost: int = 0
     exactness: Exactness = Exactness.BITWISE
+    looked_up_at: int = -1
     picture: bytes | None = None
     _view: JobView | None = None
 

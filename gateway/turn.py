@@ -31,10 +31,12 @@ class Turn:
                 next((runs for runs in placed if runs.warm_ups.start(worker)), None)
         held_until_s = [runs.warm_ups.hold_until_s for runs in placed]
         jobs = []
+        n_put = self._around.encodes.n_put
         # of each turn's cost this is what grows with the jobs that wait
         for job in self._book:
-            if job.state is State.QUEUED:
+            if job.state is State.QUEUED and job.looked_up_at != n_put and job.task_id is None:
                 self._roster.runs(job.model).kept.skip_encode(job)
+                job.looked_up_at = n_put
             if job.hold_until_s > now_s:
                 held_until_s.append(job.hold_until_s)
             elif job.pending:
