@@ -18,8 +18,9 @@ from typing import NoReturn
 
 import msgspec
 
-from pipelines.graph import Stage, StageGraph
 from planner.types import StageKey
+from tests.gateway.fates import Fates, FolderFates
+from tests.gateway.toy import NODE, checkpoint_of, encoded_of, graph, picture_for
 from wire.codec import PROTOCOL_VERSION
 from wire.errors import HandoffLost, StoreFull
 from wire.generation import Exactness
@@ -61,50 +62,6 @@ from wire.to_worker import (
     ToWorker,
 )
 
-NODE = "node-of-tests"
-STAGES = ("text_encoder", "denoise", "decode")
-CLIPS = "toy-clips"
-"""A model whose last stage has another name."""
-
-
-def _stage(name: str, kind: str, *reads: str) -> Stage:
-    return Stage(name=name, kind=kind, blocks=(), components=(), loaded=(), reads=reads, writes=())
-
-
-def graph(model: str = "toy") -> StageGraph:
-    return StageGraph(
-        model=model,
-        workflow="text2image",
-        pipeline_class="Toy",
-        stages=(
-            _stage("text_encoder", "encode", "prompt", "negative_prompt"),
-            _stage("denoise", "diffuse"),
-            _stage("clip_decode" if model == CLIPS else "decode", "decode"),
-        ),
-        output="images",
-    )
-
-
-def picture_of(seed: int, size: str = "128x128", model: str = "toy") -> bytes:
-    """Another one from each model."""
-    return (f"PNG {seed} {size}" if model == "toy" else f"PNG {seed} {size} of {model}").encode()
-
-
-def _picture_of(order: RunTask) -> bytes:
-    asked = order.generation
-    return picture_of(asked.seed, f"{asked.width_px}x{asked.height_px}", order.model)
-
-
-def encoded_of(order: RunTask) -> bytes:
-    """What the encode stage makes: the same for every seed, another one from each model."""
-    # none and the empty one are the same to a family with guidance, and so to the cache
-    encoded = f"encoded {order.generation.prompt} {order.generation.negative_prompt or ''}"
-    return (encoded if order.model == "toy" else f"{encoded} by {order.model}").encode()
-
-
-def checkpoint_of(order: RunTask, step: int) -> bytes:
-    return f"{step} of {order.generation.seed}".encode()
-
 
 class Died(Exception):
     """The worker is gone without a word."""
@@ -112,50 +69,6 @@ class Died(Exception):
 
 class Ended(Exception):
     """The task had its terminal message."""
-
-
-class Fates:
-    """What befalls the next task that reaches a stage; each fate is met once, in order.
-
-    Fates: "die", "step+die", "write+die" (its file is there, nobody was told), "hang", "silent", "hold",
-    "fail:KIND", "lie", "skip", "no_file", "others_file", "give_up", "numeric" (less than bitwise was kept),
-    "no_room" (only the task's output is written),
-    "checkpoint+die" and "checkpoint+hang" behind the next checkpoint, "numeric+die" behind one that kept
-    less, "lost_checkpoint" and "others_checkpoint" (whose file is not there, or another task's, before it
-    dies), "unasked" (it pauses), and, between the end of the stage and that of the task, "end+hang" and
-    "end+hold", in which the worker goes on with the next task. "warm:STAGE" is a warm-up. "hello",
-    "hello:WORKER", "describe", "load:STAGE" and "forget" are met outside tasks; the last three can "hold"
-    too, and a load can "pass".
-    """
-
-    def __init__(self, *fates: tuple[str, str]) -> None:
-        self._fates = list(fates)
-
-    def add(self, stage: str, fate: str) -> None:
-        self._fates.append((stage, fate))
-
-    def take(self, stage: str) -> str | None:
-        for index, (where, fate) in enumerate(self._fates):
-            if where == stage:
-                del self._fates[index]
-                return fate
-        return None
-
-
-class FolderFates(Fates):
-    """Fates as files "NN,STAGE,FATE" of a folder: shared by processes and their successors."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__()
-        self._folder = folder
-
-    def take(self, stage: str) -> str | None:
-        for file in sorted(self._folder.iterdir()):
-            _, where, fate = file.name.split(",")
-            if where == stage:
-                file.unlink()
-                return fate
-        return None
 
 
 class ScriptedWorker:
@@ -362,7 +275,7 @@ class ScriptedWorker:
             last = order.stages[-1]
             data = {"text_encoder": encoded_of(order), "denoise": b"latents"}
             try:
-                output = self._store.put(data.get(last, _picture_of(order)))
+                output = self._store.put(data.get(last, picture_for(order)))
             except StoreFull as error:
                 await self._fail(order, last, FailureKind.STORE_FULL, str(error))
         if fate == "end+hold":

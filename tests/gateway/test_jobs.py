@@ -12,7 +12,7 @@ from gateway.jobs import JobBook, Outcome, Request
 from gateway.lifecycle import Event, IllegalTransition, State
 from gateway.timings import server_timing, times_s
 from planner.types import Shape
-from tests.gateway.scripted import NODE, graph
+from tests.gateway.toy import NODE, graph
 from wire.generation import Exactness, Generation
 from wire.handle import Handle
 

@@ -10,9 +10,9 @@ import pytest
 
 from gateway.served import Status
 from tests.gateway.conftest import OTHER, Bench, Start, until
-from tests.gateway.scripted import STAGES, picture_of
 from tests.gateway.test_models import assert_makes, gone, load, loaded, unload
 from tests.gateway.test_recovery import assert_clean
+from tests.gateway.toy import STAGES, picture_of
 
 MODELS = ("toy", OTHER, "toy-third")
 AROUND = ("describe", "forget", *(f"{when}:{stage}" for when in ("load", "warm") for stage in STAGES))
