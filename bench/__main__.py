@@ -1,4 +1,4 @@
-"""`python -m bench batching | chaos | checkpoints | demo | host-weights | overhead | render`."""
+"""`python -m bench COMMAND`: each shows or measures one thing; without a command it lists them."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ _COMMANDS = {
         "bench.host_weights_command",
         "one host copy of weights: time of a load, memory of a node",
     ),
+    "gateway-cost": ("bench.gateway_cost_command", "processor time of the gateway per request, by part"),
     "overhead": ("bench.overhead_command", "what serving adds to a plain loop over the same pipeline"),
     "render": ("bench.render", "tables from raw results"),
 }

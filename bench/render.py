@@ -12,6 +12,7 @@ from typing import Any
 from bench.batching_table import batching
 from bench.chaos_table import chaos
 from bench.checkpoints_table import checkpoints
+from bench.gateway_cost_table import gateway_cost
 from bench.host_weights_table import host_weights
 from bench.markdown import table as _table
 from bench.overhead_parts import LOOP_PARTS, PARTS
@@ -86,6 +87,7 @@ _SPREAD = ("p20", "p50", "p80")
 _RENDERERS: dict[str, Callable[[dict[str, Any]], str]] = {
     "batching": batching,
     "chaos": chaos,
+    "gateway_cost": gateway_cost,
     "checkpoints": checkpoints,
     "host_weights": host_weights,
     "overhead": overhead,
