@@ -150,7 +150,7 @@ class Components:
             part = self._from_disk(spec, dtype, name)
             try:
                 return self._copied(spec, dtype, name, part.module)
-            except HostFolderFull as full:
+            except (HostFolderFull, OSError) as full:
                 note = f"no host copy of {spec.name}: {full}"
             except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
                 # what cannot be said in such a file, or made again from it, cannot be another time either
@@ -181,7 +181,10 @@ class Components:
             raise
         module._diffusers_load_id = spec.load_id
         source = self.sources.original(spec.pretrained_model_name_or_path)
-        self._host.remember(place_of(spec, source, dtype), name)
+        try:
+            self._host.remember(place_of(spec, source, dtype), name)
+        except OSError as error:
+            log.warning("the copy of %s is not found again once its files are gone: %s", spec.name, error)
         return module
 
 
