@@ -74,14 +74,16 @@ class Arrivals:
 
     def _describe(self, models: Collection[ServedModel]) -> None:
         """Ask a worker for the stages of each model that has none yet, one that is free if there is one."""
-        up = sorted(self._around.fleet.up(), key=lambda worker: not worker.is_free)
         for served in models:
             wanted = served.status is Status.LOADING and served.leaving is None
-            if up and wanted and served.graph is None and served.described_by is None:
-                served.described_by = up[0].worker_id
-                up[0].unanswered += 1
+            if not wanted or served.graph is not None or served.described_by is not None:
+                continue
+            if up := self._around.fleet.up():
+                worker = next((worker for worker in up if worker.is_free), up[0])
+                served.described_by = worker.worker_id
+                worker.unanswered += 1
                 entry = to_entry(served.model)
-                self._around.send(served.described_by, Describe(model=served.name, entry=entry))
+                self._around.send(worker.worker_id, Describe(model=served.name, entry=entry))
 
     def _described(self, served: ServedModel, worker: Worker, message: Described) -> None:
         served.described_by = None
