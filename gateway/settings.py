@@ -105,7 +105,9 @@ SETTINGS: tuple[Setting, ...] = (
         "N",
         "weights kept in host memory once for all workers, 0 for none (half of what shared memory has free)",
     ),
-    Setting("worker_memory_bytes", "N", "bound of the weights that a worker holds"),
+    Setting(
+        "worker_memory_bytes", "N", "bound of the weights that a worker holds, on a GPU of all it allocates"
+    ),
     Setting(
         "files", "DIR", "where pictures asked for as URLs are kept (a folder that ends with the gateway)"
     ),

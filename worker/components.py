@@ -44,7 +44,8 @@ class Part:
 class Components:
     """What a worker holds. For one thread.
 
-    `host`: the node's folder of host copies, None for none. `memory_bytes`: bound of the weights held.
+    `host`: the node's folder of host copies, None for none. `memory_bytes`: bound of the weights held, on a
+    GPU of everything that torch allocates.
     """
 
     def __init__(
