@@ -16,6 +16,7 @@ from bench.gateway_cost_table import gateway_cost
 from bench.host_weights_table import host_weights
 from bench.markdown import table as _table
 from bench.overhead_parts import LOOP_PARTS, PARTS
+from bench.soak_table import soak
 
 RESULTS = Path(__file__).with_name("results")
 GOAL_RATIO = 0.95
@@ -91,6 +92,7 @@ _RENDERERS: dict[str, Callable[[dict[str, Any]], str]] = {
     "checkpoints": checkpoints,
     "host_weights": host_weights,
     "overhead": overhead,
+    "soak": soak,
 }
 
 
