@@ -96,9 +96,10 @@ class _Load:
         self._plan = plan
         self._base_url = base_url
         self._n_sent = 0
-        self._until_s = time.monotonic() + plan.load_s
+        self._until_s = 0.0
 
     async def run(self) -> None:
+        self._until_s = time.monotonic() + self._plan.load_s
         async with asyncio.TaskGroup() as group:
             for _ in range(self._plan.max_open):
                 group.create_task(self._client())

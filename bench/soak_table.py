@@ -21,8 +21,8 @@ def soak(result: dict[str, Any]) -> str:
             result["question"],
             "",
             f"{result['n']} requests in {result['load_end_s']:.0f} s to {workers}, up to {result['max_open']}"
-            f" open at a time, {result['steps']} steps each; then {result['idle_s']:.0f} s idle. `/health` was"
-            f" answered within {health['p50']:.1f} ms (p50), {health['p95']:.1f} ms (p95),"
+            f" open at a time, {result['steps']} steps each; then {result['idle_s']:.0f} s idle. `/health`"
+            f" was answered within {health['p50']:.1f} ms (p50), {health['p95']:.1f} ms (p95),"
             f" {health['p100']:.1f} ms (longest).",
             "",
             "![What the node held over time](soak.png)",
