@@ -48,7 +48,7 @@ async def post_images(request: web.Request) -> web.Response:
     noted(asked.model, asked.prompt, asked.safety_identifier or asked.user)
     served = engine.roster.find(asked.model)
     tiled = functools.partial(decodes_in_tiles, engine.config, served.model)
-    generations, (width_px, height_px) = resolve(asked, served.name, served.model, draw=_draw, tiled=tiled)
+    generations, (width_px, height_px) = resolve(asked, served.model, draw=_draw, tiled=tiled)
     call = functools.partial(
         engine.desk.generate, served, generations, _terms(asked), request_id=REQUEST_ID.get()
     )
