@@ -41,7 +41,7 @@ def asked(prompt: str) -> dict[str, Any]:
 
 
 async def assert_serves(node: Node, whole: ResidentModel) -> None:
-    """Two at once, so that both workers have one if both are there."""
+    """The next request, as if nothing had happened."""
     body = asked("a fox")
     status, reply, _ = await post(node, **body)
     assert status == 200, reply
