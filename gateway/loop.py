@@ -43,6 +43,7 @@ from wire.to_gateway import (
     Hello,
     LoadFailed,
     ModelForgotten,
+    StagesEvicted,
     StagesLoaded,
     ToGateway,
 )
@@ -246,7 +247,14 @@ class Engine:
                 return
             case Goodbye():
                 log.info("%s leaves: %s", worker_id, message.reason)
-            case Described() | DescribeFailed() | StagesLoaded() | LoadFailed() | ModelForgotten():
+            case (
+                Described()
+                | DescribeFailed()
+                | StagesLoaded()
+                | LoadFailed()
+                | StagesEvicted()
+                | ModelForgotten()
+            ):
                 self.roster.heard(worker, message)
             case _:
                 self._hear_of_task(worker, message)

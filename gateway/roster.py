@@ -28,14 +28,14 @@ from gateway.surroundings import Surroundings
 from pipelines.catalogue import Catalogue
 from pipelines.errors import UnknownModel
 from planner.types import StageKey
-from wire.to_gateway import Described, DescribeFailed, LoadFailed, ModelForgotten, StagesLoaded
+from wire.to_gateway import Described, DescribeFailed, LoadFailed, ModelForgotten, StagesEvicted, StagesLoaded
 
 log = logging.getLogger(__name__)
 
 MAX_LOST = 2
 """Workers lost while they load a model that end its loading: fewer than end a worker."""
 
-ModelMessage = Described | DescribeFailed | StagesLoaded | LoadFailed | ModelForgotten
+ModelMessage = Described | DescribeFailed | StagesLoaded | LoadFailed | StagesEvicted | ModelForgotten
 
 
 class Keeper(Protocol):
@@ -164,12 +164,12 @@ class Roster:
 
     def heard(self, worker: Worker, message: ModelMessage) -> None:
         """A worker's word about a model. What it says of one that leaves is void, until it forgot it."""
-        if isinstance(message, StagesLoaded | ModelForgotten):
+        if isinstance(message, StagesLoaded | StagesEvicted | ModelForgotten):
             self._around.fleet.holds(worker, message.resident_bytes, message.host_bytes)
         if isinstance(message, Described | DescribeFailed | ModelForgotten):
             worker.unanswered = max(0, worker.unanswered - 1)
         served = self._models.get(message.model)
-        if served is None:
+        if served is None or isinstance(message, StagesEvicted):
             return
         if isinstance(message, ModelForgotten):
             self._departures.forgotten(served, worker.worker_id)

@@ -23,6 +23,11 @@ _HIGH_WATER_MESSAGES = 10_000
 _MAX_AT_ONCE = 64
 
 
+def flush() -> None:
+    """Wait until what was sent over closed sockets is out, as far as anyone takes it. Ends the links."""
+    zmq.asyncio.Context.instance().term()
+
+
 class _Link:
     def __init__(self, kind: int) -> None:
         self._socket: zmq.asyncio.Socket = zmq.asyncio.Context.instance().socket(kind)

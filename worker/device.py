@@ -21,7 +21,15 @@ from pipelines.derive import derive
 from pipelines.errors import PipelineError
 from wire.generation import Exactness
 from wire.handoff import HandoffStore
-from wire.to_gateway import Described, DescribeFailed, LoadFailed, ModelForgotten, Phase, StagesLoaded
+from wire.to_gateway import (
+    Described,
+    DescribeFailed,
+    LoadFailed,
+    ModelForgotten,
+    Phase,
+    StagesEvicted,
+    StagesLoaded,
+)
 from wire.to_worker import Describe, EvictStages, ForgetModel, LoadStages, RunTask
 from worker.batch import Batch
 from worker.commands import Command, CommandQueue
@@ -145,6 +153,14 @@ class DeviceLoop:
         if command.model in self._models:
             self._models[command.model].evict(command.stages)
             give_back(self._device)
+        self._emit(
+            StagesEvicted(
+                model=command.model,
+                stages=command.stages,
+                resident_bytes=self._components.resident_bytes,
+                host_bytes=self._components.host_bytes,
+            )
+        )
 
     def _forget(self, model: str) -> None:
         if (resident := self._models.pop(model, None)) is not None:

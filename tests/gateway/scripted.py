@@ -40,6 +40,7 @@ from wire.to_gateway import (
     ModelForgotten,
     Phase,
     StageDone,
+    StagesEvicted,
     StagesLoaded,
     StageStarted,
     StepDone,
@@ -182,7 +183,7 @@ class ScriptedWorker:
                 case LoadStages() as order:
                     await self._load(order)
                 case EvictStages() as order:
-                    self._held -= {(order.model, stage) for stage in order.stages}
+                    await self._evict(order)
                 case ForgetModel() as order:
                     await self._forget(order)
                 case RunTask() as order:
@@ -204,6 +205,11 @@ class ScriptedWorker:
         await self._say(
             StagesLoaded(model=order.model, stages=order.stages, load_s=0.01, resident_bytes=1000)
         )
+
+    async def _evict(self, order: EvictStages) -> None:
+        self._held -= {(order.model, stage) for stage in order.stages}
+        n_bytes = 333 * len(self._held)
+        await self._say(StagesEvicted(model=order.model, stages=order.stages, resident_bytes=n_bytes))
 
     async def _forget(self, order: ForgetModel) -> None:
         fate = self._fates.take("forget")
