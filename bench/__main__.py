@@ -1,4 +1,4 @@
-"""`python -m bench batching | chaos | checkpoints | decisions | demo | overhead | render | simulate`."""
+"""`python -m bench COMMAND`: each shows or measures one thing; without a command it lists them."""
 
 from __future__ import annotations
 
@@ -18,14 +18,20 @@ _COMMANDS = {
         "bench.demo_command",
         "three ways to place a model's stages on two workers, shown with pictures",
     ),
+    "host-weights": (
+        "bench.host_weights_command",
+        "one host copy of weights: time of a load, memory of a node",
+    ),
+    "gateway-cost": ("bench.gateway_cost_command", "processor time of the gateway per request, by part"),
     "overhead": ("bench.overhead_command", "what serving adds to a plain loop over the same pipeline"),
+    "soak": ("bench.soak_command", "a rising load, then none: what a node holds afterwards"),
     "render": ("bench.render", "tables from raw results"),
     "simulate": ("bench.simulate_command", "policies compared on a simulated fleet, and a bound on any"),
 }
 
 
 def _help() -> str:
-    lines = [f"  {name:<12}{text}" for name, (_, text) in _COMMANDS.items()]
+    lines = [f"  {name:<14}{text}" for name, (_, text) in _COMMANDS.items()]
     commands = "\n".join(lines)
     return f"usage: bench COMMAND [flags]\n\n{commands}\n\nbench COMMAND --help tells a command's flags."
 

@@ -17,7 +17,9 @@ from pipelines.catalogue import Model, to_entry
 from wire.handoff import HandoffStore
 from wire.to_gateway import LoadFailed, StagesLoaded, TaskFailed, ToGateway
 from wire.to_worker import LoadStages, RunTask
+from worker.components import Components
 from worker.device import DeviceLoop
+from worker.host_folder import HostFolder
 
 _CAPACITY_BYTES = 1 << 30
 _TIMEOUT_S = 300.0
@@ -32,11 +34,12 @@ class DeviceFailed(Exception):
 class DeviceDriver:
     """Drives one device loop on a thread of its own. Leaving the context stops it."""
 
-    def __init__(self, device: str, store: Path) -> None:
-        """`store`: a folder that is made for the handoff files."""
+    def __init__(self, device: str, store: Path, host: HostFolder | None = None) -> None:
+        """`store`: a folder that is made for the handoff files. `host`: of host copies of weights."""
         self.store = HandoffStore(store, node="bench", capacity_bytes=_CAPACITY_BYTES)
         self._said: queue.Queue[ToGateway] = queue.Queue()
-        self.loop = DeviceLoop(torch.device(device), self.store, self._said.put)
+        components = Components(torch.device(device), host)
+        self.loop = DeviceLoop(torch.device(device), self.store, self._said.put, components)
         self._thread = threading.Thread(target=self.loop.run)
 
     def __enter__(self) -> DeviceDriver:

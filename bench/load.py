@@ -145,6 +145,7 @@ async def closed_loop(
     requests: Iterable[TimedRequest],
     *,
     concurrency: int,
+    keep: bool = True,
     on_done: OnDone | None = None,
     timeout_s: float = 300.0,
     clock: Clock = time.monotonic,
@@ -152,15 +153,17 @@ async def closed_loop(
     """Keep `concurrency` requests under way until `requests` ends; results in its order.
 
     `requests` is asked for the next one when a reply has come, so it may look at the world first; `at_s` is
-    not used. Cancellation as in `open_loop`.
+    not used. Without `keep` results are only told of, and none is returned. Cancellation as in `open_loop`.
     """
     results: dict[int, Result] = {}
 
     async def client(session: aiohttp.ClientSession, shared: Iterator[tuple[int, TimedRequest]]) -> None:
         for index, request in shared:
-            results[index] = await _call(session, request, index, clock(), clock)
+            result = await _call(session, request, index, clock(), clock)
+            if keep:
+                results[index] = result
             if on_done is not None:
-                on_done(results[index])
+                on_done(result)
 
     async with _session(base_url, timeout_s) as session, asyncio.TaskGroup() as group:
         shared = iter(enumerate(requests))

@@ -183,6 +183,13 @@ class Node:
                 return dict(entry.split("=", 1) for entry in entries if "=" in entry)
         raise NodeFailed("the gateway has no worker")
 
+    def runtime_folder(self) -> Path:
+        """Its folder in shared memory. Raises `NodeFailed` if there is none."""
+        for folder in self._runtime_folders():
+            if folder.exists():
+                return folder
+        raise NodeFailed("the gateway has no runtime folder")
+
     async def is_ready(self) -> bool:
         """Whether every stage can be run now."""
         with contextlib.suppress(aiohttp.ClientError, TimeoutError):

@@ -13,9 +13,12 @@ from bench.batching_table import batching
 from bench.chaos_table import chaos
 from bench.checkpoints_table import checkpoints
 from bench.decisions_table import decisions
+from bench.gateway_cost_table import gateway_cost
+from bench.host_weights_table import host_weights
 from bench.markdown import table as _table
 from bench.overhead_parts import LOOP_PARTS, PARTS
 from bench.simulate_table import simulate
+from bench.soak_table import soak
 
 RESULTS = Path(__file__).with_name("results")
 GOAL_RATIO = 0.95
@@ -87,10 +90,13 @@ _SPREAD = ("p20", "p50", "p80")
 _RENDERERS: dict[str, Callable[[dict[str, Any]], str]] = {
     "batching": batching,
     "chaos": chaos,
+    "gateway_cost": gateway_cost,
     "checkpoints": checkpoints,
     "decisions": decisions,
+    "host_weights": host_weights,
     "overhead": overhead,
     "simulate": simulate,
+    "soak": soak,
 }
 
 

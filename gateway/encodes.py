@@ -53,6 +53,7 @@ class EncodeCache:
         self._store_bytes = store_bytes
         self._entries: OrderedDict[EncodeKey, Handle] = OrderedDict()
         self._n_bytes = 0
+        self.n_put = 0
         self.n_hits = 0
         self.n_misses = 0
 
@@ -83,6 +84,7 @@ class EncodeCache:
         self._handoffs.share(handle)
         self._entries[key] = handle
         self._n_bytes += handle.n_bytes
+        self.n_put += 1
         self.give_way()
         return key in self._entries
 

@@ -12,6 +12,7 @@ import msgspec
 from aiohttp import web
 from msgspec import UNSET
 
+from gateway.arrivals import decodes_in_tiles
 from gateway.bodies import ImageItem, ImagesReply, ImagesRequest
 from gateway.errors import InvalidRequest, WrongContentType
 from gateway.files import FileStore
@@ -46,8 +47,8 @@ async def post_images(request: web.Request) -> web.Response:
     asked = parse_images_request(body)
     noted(asked.model, asked.prompt, asked.safety_identifier or asked.user)
     served = engine.roster.find(asked.model)
-    tiled = functools.partial(engine.roster.decodes_in_tiles, served.model)
-    generations, (width_px, height_px) = resolve(asked, served.name, served.model, draw=_draw, tiled=tiled)
+    tiled = functools.partial(decodes_in_tiles, engine.config, served.model)
+    generations, (width_px, height_px) = resolve(asked, served.model, draw=_draw, tiled=tiled)
     call = functools.partial(
         engine.desk.generate, served, generations, _terms(asked), request_id=REQUEST_ID.get()
     )

@@ -42,7 +42,8 @@ class Job:
     the next one, the loop. `task_id` is set while a worker has it; `n_ended` counts the stages that ended
     within that task too. `furthest` is the last step boundary ever passed, as (stage index, step); `died_at`
     is what it was when a worker last died in a stage. `encode_key` is what its encode result is known by,
-    None where that is not shared. `exactness` is what was kept so far.
+    None where that is not shared; `looked_up_at` how many results were known when it was last looked for.
+    `exactness` is what was kept so far.
     """
 
     job_id: str
@@ -68,7 +69,9 @@ class Job:
     n_store_full: int = 0
     n_handoff_lost: int = 0
     exactness: Exactness = Exactness.BITWISE
+    looked_up_at: int = -1
     picture: bytes | None = None
+    _view: JobView | None = None
 
     @property
     def model(self) -> str:
@@ -188,6 +191,18 @@ class Job:
         return poison
 
     def view(self) -> JobView:
+        """What the planner sees. Made anew only when it has changed: every turn asks every job."""
+        seen = self._view
+        if (
+            seen is None
+            or seen.running is not (self.task_id is not None)
+            or seen.steps_done != self.steps_done
+            or len(seen.pending) != len(self.graph.names) - self.n_ended
+        ):
+            seen = self._view = self._viewed()
+        return seen
+
+    def _viewed(self) -> JobView:
         return JobView(
             job_id=self.job_id,
             model=self.model,

@@ -46,6 +46,7 @@ from wire.to_gateway import (
     ProfileFailed,
     ProfileMeasured,
     ProfileProgress,
+    StagesEvicted,
     StagesLoaded,
     ToGateway,
 )
@@ -96,7 +97,7 @@ class Engine:
         self.keeper: Processes | None = None
         self.accounts = Accounts(journal, metrics)
         self.planner = Planner(config)
-        self._config = config
+        self.config = config
         self._socket = socket
         self._dirty = asyncio.Event()
         self._alarm = Alarm(self._dirty.set, clock)
@@ -254,9 +255,17 @@ class Engine:
                 return
             case Goodbye():
                 log.info("%s leaves: %s", worker_id, message.reason)
-            case Described() | DescribeFailed() | StagesLoaded() | LoadFailed() | ModelForgotten():
-                self.roster.heard(worker, message)
-            case ProfileProgress() | ProfileMeasured() | ProfileFailed():
+            case (
+                Described()
+                | DescribeFailed()
+                | StagesLoaded()
+                | LoadFailed()
+                | StagesEvicted()
+                | ModelForgotten()
+                | ProfileProgress()
+                | ProfileMeasured()
+                | ProfileFailed()
+            ):
                 self.roster.heard(worker, message)
             case _:
                 self._hear_of_task(worker, message)
@@ -293,7 +302,7 @@ class Engine:
         worker.greeted(hello, self.now_s())
         log.info("%s is up: pid %d, %s, %d threads", worker_id, hello.pid, hello.device_name, hello.threads)
         self.accounts.worker_changed(worker, self.now_s())
-        self.send(worker_id, Welcome(heartbeat_interval_s=self._config.heartbeat_interval_s))
+        self.send(worker_id, Welcome(heartbeat_interval_s=self.config.heartbeat_interval_s))
         self._dirty.set()
 
     def _lost(self, worker: Worker, reason: str) -> None:
@@ -325,16 +334,16 @@ class Engine:
     # health
 
     async def _watch(self) -> None:
-        interval_s = self._config.heartbeat_interval_s
+        interval_s = self.config.heartbeat_interval_s
         while True:
             before_s = self.now_s()
             await asyncio.sleep(interval_s)
-            if self.now_s() - before_s > interval_s + self._config.heartbeat_timeout_s / 2:
+            if self.now_s() - before_s > interval_s + self.config.heartbeat_timeout_s / 2:
                 # it was us who stood still (a suspended machine); what workers said meanwhile is not read yet
                 continue
             self.check_workers()
 
     def check_workers(self) -> None:
         """Kill the workers that are silent or stuck."""
-        for worker, reason in overdue(self.fleet, self.planner, self._config, self.now_s()):
+        for worker, reason in overdue(self.fleet, self.planner, self.config, self.now_s()):
             self.kill(worker, reason)

@@ -1,8 +1,7 @@
-"""Every model of the gateway, and how one comes: described by a worker, placed, loaded, warmed, ready.
+"""Every model of the gateway: what is served, what is to be, and what becomes of one that fails.
 
-How one goes is `departure`. Which worker loads what and when is the planner's decision; here is what the
-answers mean. What goes wrong with one model is its own: the gateway ends only while the models that were
-named at start have never all been ready.
+How one comes is `arrivals`, how one goes `departures`. What goes wrong with one model is its own: the gateway
+ends only while the models that were named at start have never all been ready.
 """
 
 from __future__ import annotations
@@ -14,12 +13,9 @@ import os
 from collections.abc import Iterator
 from typing import Protocol
 
-import msgspec
-
-from gateway.decisions import check_placement
-from gateway.departure import Departures
+from gateway.arrivals import Arrivals, decodes_in_tiles
+from gateway.departures import Departures
 from gateway.errors import (
-    ConfigRefused,
     ModelFailed,
     ModelLeaving,
     ModelNotFound,
@@ -31,13 +27,10 @@ from gateway.jobs import Outcome
 from gateway.measuring import Measuring, ProfileMessage
 from gateway.profiles import ProfileFolder, default_folder
 from gateway.runs import Runs
-from gateway.schema import warm_up_generation
 from gateway.served import Event, ServedModel, Status
-from gateway.surroundings import Surroundings, make_runs
-from pipelines.catalogue import Catalogue, Model, to_entry
+from gateway.surroundings import Surroundings
+from pipelines.catalogue import Catalogue
 from pipelines.errors import UnknownModel
-from pipelines.graph import StageGraph
-from pipelines.tiles import needs_tiles
 from planner.types import StageKey
 from wire.to_gateway import (
     Described,
@@ -47,16 +40,18 @@ from wire.to_gateway import (
     ProfileFailed,
     ProfileMeasured,
     ProfileProgress,
+    StagesEvicted,
     StagesLoaded,
 )
-from wire.to_worker import Describe
 
 log = logging.getLogger(__name__)
 
 MAX_LOST = 2
 """Workers lost while they load a model that end its loading: fewer than end a worker."""
 
-ModelMessage = Described | DescribeFailed | StagesLoaded | LoadFailed | ModelForgotten | ProfileMessage
+ModelMessage = (
+    Described | DescribeFailed | StagesLoaded | LoadFailed | StagesEvicted | ModelForgotten | ProfileMessage
+)
 
 
 class Keeper(Protocol):
@@ -85,11 +80,12 @@ class Roster:
             around.fleet,
             around.planner,
             bound_s=around.config.profile_bound_s,
-            tiled=self.decodes_in_tiles,
+            tiled=functools.partial(decodes_in_tiles, around.config),
             send=around.send,
             spawn=around.spawn,
             changed=around.changed,
         )
+        self._arrivals = Arrivals(around, self._measuring, self, self._fail)
         self._models = {
             name: ServedModel(name, catalogue[name], at_start=True) for name in around.config.models
         }
@@ -124,14 +120,6 @@ class Roster:
     def not_ready_reason(self) -> str | None:
         """Why not all models named at start, of those not unloaded, can be served whole now; else None."""
         return next((reason for s in self if s.at_start and (reason := self._not_ready_reason(s))), None)
-
-    def decodes_in_tiles(self, model: Model, width_px: int, height_px: int) -> bool:
-        """Whether a picture of this size is decoded in tiles here, whichever worker does it."""
-        bound_bytes = self._around.config.decode_memory_bytes
-        if bound_bytes is None:
-            return False
-        on_cpu = any(worker.device == "cpu" for worker in self._around.config.workers)
-        return needs_tiles(model, width_px, height_px, model.default_frames, bound_bytes, on_cpu=on_cpu)
 
     # what the operator asks
 
@@ -185,8 +173,7 @@ class Roster:
             if served.leaving is not None and self._departures.advance(served, now_s):
                 del self._models[served.name]
                 self._around.accounts.model_changed(served.name, "gone", "", now_s)
-        self._describe()
-        self._place()
+        self._arrivals.advance([*self], started=self.started.is_set())
         for served in self:
             self._check_ready(served)
 
@@ -202,36 +189,26 @@ class Roster:
             if served.status is Status.READY and served.runs is not None:
                 for stage in served.runs.warm_ups.missing():
                     if where := [w.worker_id for w in workers if (served.name, stage) in w.failed]:
-                        self._fail(served, f"{stage} cannot be loaded any more on {', '.join(where)}")
+                        text = f"{stage} cannot be loaded any more on {', '.join(where)}"
+                        self._fail(served, StartFailed(text))
                         break
 
     def heard(self, worker: Worker, message: ModelMessage) -> None:
         """A worker's word about a model. What it says of one that leaves is void, until it forgot it."""
-        if isinstance(message, StagesLoaded | ModelForgotten):
+        if isinstance(message, StagesLoaded | StagesEvicted | ModelForgotten):
             self._around.fleet.holds(worker, message.resident_bytes, message.host_bytes)
         if isinstance(message, Described | DescribeFailed | ModelForgotten | ProfileMeasured | ProfileFailed):
             worker.unanswered = max(0, worker.unanswered - 1)
         served = self._models.get(message.model)
-        if served is None:
+        if served is None or isinstance(message, StagesEvicted):
             return
         if isinstance(message, ModelForgotten):
             self._departures.forgotten(served, worker.worker_id)
         elif served.leaving is None:
-            match message:
-                case Described() if served.described_by == worker.worker_id:
-                    self._described(served, worker, message)
-                case DescribeFailed() if served.described_by == worker.worker_id:
-                    self._fail(served, f"{served.name} cannot be served: {message.reason}")
-                case StagesLoaded():
-                    keys = {(message.model, stage) for stage in message.stages} & worker.asked
-                    worker.loaded(keys)
-                    if any(origin != "held" for origin in message.origins.values()):
-                        self._around.planner.loaded(served.name, message.stages, message.load_s)
-                    self._around.accounts.loaded(worker, message, self._around.clock())
-                case LoadFailed():
-                    self._load_failed(served, worker, message)
-                case ProfileProgress() | ProfileMeasured() | ProfileFailed():
-                    self._measuring.heard(worker, message)
+            if isinstance(message, ProfileProgress | ProfileMeasured | ProfileFailed):
+                self._measuring.heard(worker, message)
+            else:
+                self._arrivals.heard(served, worker, message)
 
     def worker_lost(self, worker: Worker, reason: str) -> None:
         """Its process is gone; `worker` is still as it was."""
@@ -246,7 +223,8 @@ class Roster:
             served.n_lost += 1
             if served.n_lost >= MAX_LOST:
                 last = f"{worker.worker_id}: {reason}"
-                self._fail(served, f"{served.n_lost} workers were lost while they loaded it, {last}")
+                text = f"{served.n_lost} workers were lost while they loaded it, {last}"
+                self._fail(served, StartFailed(text))
 
     def worker_given_up(self, worker_id: str, reason: str) -> None:
         """It will not come back: a stage that only it may hold has no place."""
@@ -257,7 +235,7 @@ class Roster:
                 if served.at_start:
                     self._keeper.give_up(StartFailed(text))
                 else:
-                    self._fail(served, text)
+                    self._fail(served, StartFailed(text))
 
     # what warm-ups tell
 
@@ -274,7 +252,7 @@ class Roster:
         text = f"the first run of {key[1]} on {worker.worker_id} failed: {reason}"
         sick = (worker.worker_id, key[1])
         if served.status is Status.LOADING:
-            self._fail(served, text)
+            self._fail(served, StartFailed(text))
         elif sick in served.sick:
             # a new process did not help, and other models have work for this one
             log.error("%s", text)
@@ -296,14 +274,15 @@ class Roster:
     def _is_at_start(self, served: ServedModel) -> bool:
         return served.at_start and not self.started.is_set()
 
-    def _fail(self, served: ServedModel, reason: str) -> None:
+    def _fail(self, served: ServedModel, error: OperatorError) -> None:
+        reason = str(error)
         if self._is_at_start(served):
-            self._keeper.give_up(StartFailed(reason))
+            self._keeper.give_up(error)
         elif served.status in (Status.LOADING, Status.READY):
             log.error("%s failed: %s", served.name, reason)
             served.advance(Event.FAIL, reason)
-            error = ModelFailed(f"{served.name} can no longer be served: {reason}")
-            self._around.desk.end_model(served.name, Outcome.FAILED, error)
+            ended = ModelFailed(f"{served.name} can no longer be served: {reason}")
+            self._around.desk.end_model(served.name, Outcome.FAILED, ended)
             self._departures.begin(served, self._around.clock())
             self._changed(served)
 
@@ -315,64 +294,6 @@ class Roster:
     def _check_started(self) -> None:
         if all(served.status is not Status.LOADING for served in self if served.at_start):
             self.started.set()
-
-    def _describe(self) -> None:
-        """Ask a worker for the stages of each model that has none yet, one that is free if there is one."""
-        up = sorted(self._around.fleet.up(), key=lambda worker: not worker.is_free)
-        for served in self:
-            wanted = served.status is Status.LOADING and served.leaving is None
-            if up and wanted and served.graph is None and served.described_by is None:
-                served.described_by = up[0].worker_id
-                up[0].unanswered += 1
-                entry = to_entry(served.model)
-                self._around.send(served.described_by, Describe(model=served.name, entry=entry))
-
-    def _described(self, served: ServedModel, worker: Worker, message: Described) -> None:
-        served.described_by = None
-        try:
-            graph = msgspec.convert(message.graphs, dict[str, StageGraph])["text"]
-            log.info("%s has stages %s, a loop in %s", served.name, ", ".join(graph.names), graph.loop_stage)
-        except (msgspec.ValidationError, KeyError, StopIteration) as error:
-            self._fail(served, f"{worker.worker_id} described {served.name} wrongly: {error!r}")
-            return
-        served.graph, served.weight_bytes = graph, message.weight_bytes
-
-    def _place(self) -> None:
-        """Let the planner place what is described: the models named at start together, then each at once.
-
-        A profile that is kept is read before, and a worker that is to measure one is told before it loads.
-        """
-        here = [s for s in self if s.graph is not None and s.leaving is None]
-        known = {s.name for s in here if self._measuring.advance(s.name, s.model)}
-        new = [s for s in here if s.runs is None and s.name in known]
-        if not self.started.is_set() and any(
-            s.at_start and (s.graph is None or s.name not in known) for s in self
-        ):
-            return
-        for served in new:
-            assert served.graph is not None
-            try:
-                if self._is_at_start(served):
-                    check_placement(self._around.config, [s.graph for s in new if s.graph is not None])
-                self._around.planner.join(served.graph, served.weight_bytes)
-            except ConfigRefused as error:
-                if self._is_at_start(served):
-                    self._keeper.give_up(error)
-                    return
-                self._fail(served, str(error))
-                continue
-            tiled = functools.partial(self.decodes_in_tiles, served.model)
-            first = warm_up_generation(served.model, tiled=tiled)
-            served.runs = make_runs(served.graph, served.model, self._around, self, first=first)
-
-    def _load_failed(self, served: ServedModel, worker: Worker, message: LoadFailed) -> None:
-        keys = {(served.name, stage) for stage in message.stages} & worker.asked
-        text = f"{worker.worker_id} cannot load {', '.join(message.stages)}: {message.reason}"
-        if keys and served.status is Status.LOADING:
-            self._fail(served, text)
-        elif keys:
-            log.error("%s", text)
-            worker.refused(keys)
 
     def _not_found(self, asked: str) -> ModelNotFound:
         names = ", ".join(s.name for s in self if s.status is Status.READY) or "none"

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from gateway.bodies import REFUSED_FIELDS, REFUSED_VALUES, ImagesRequest, LoraRequest
-from gateway.errors import InvalidRequest, ModelNotFound
+from gateway.errors import InvalidRequest
 from pipelines.catalogue import Model
 from pipelines.errors import FieldRefused
 from pipelines.families import check_fields
@@ -61,7 +61,6 @@ def never_tiled(width_px: int, height_px: int) -> bool:
 
 def resolve(
     request: ImagesRequest,
-    name: str,
     model: Model,
     *,
     draw: random.Random,
@@ -69,13 +68,9 @@ def resolve(
 ) -> tuple[tuple[Generation, ...], tuple[int, int]]:
     """One `Generation` per picture, seeds counting up from the first, and the size in pixels.
 
-    `name` is the served model, `tiled` tells of a size in pixels whether it is decoded in tiles. Raises
-    `InvalidRequest` or `ModelNotFound`; nothing was begun then.
+    `model` is the one that it names; `tiled` tells of a size in pixels whether it is decoded in tiles. Raises
+    `InvalidRequest`; nothing was begun then.
     """
-    if request.model is not None and request.model != name:
-        raise ModelNotFound(
-            f"the model {request.model!r} is not served here; this is {name!r}", param="model"
-        )
     _check_text("prompt", request.prompt, model.max_prompt_chars)
     if request.negative_prompt is not None:
         _check_text("negative_prompt", request.negative_prompt, model.max_prompt_chars)

@@ -106,7 +106,9 @@ SETTINGS: tuple[Setting, ...] = (
         "N",
         "weights kept in host memory once for all workers, 0 for none (half of what shared memory has free)",
     ),
-    Setting("worker_memory_bytes", "N", "bound of the weights that a worker holds"),
+    Setting(
+        "worker_memory_bytes", "N", "bound of the weights that a worker holds, on a GPU of all it allocates"
+    ),
     Setting(
         "profile",
         "HOW",

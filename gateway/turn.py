@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from gateway.lifecycle import State
 from gateway.roster import Roster
 from gateway.surroundings import Surroundings
 from pipelines.catalogue import to_entry
@@ -28,15 +29,23 @@ class Turn:
         for worker in self._fleet:
             if worker.is_free:
                 next((runs for runs in placed if runs.warm_ups.start(worker)), None)
+        held_until_s = [runs.warm_ups.hold_until_s for runs in placed]
+        jobs = []
+        n_put = self._around.encodes.n_put
+        # of each turn's cost this is what grows with the jobs that wait
         for job in self._book:
-            self._roster.runs(job.model).kept.skip_encode(job)
-        held_until_s = [job.hold_until_s for job in self._book]
-        held_until_s += [runs.warm_ups.hold_until_s for runs in placed]
+            if job.state is State.QUEUED and job.looked_up_at != n_put and job.task_id is None:
+                self._roster.runs(job.model).kept.skip_encode(job)
+                job.looked_up_at = n_put
+            if job.hold_until_s > now_s:
+                held_until_s.append(job.hold_until_s)
+            elif job.pending:
+                jobs.append(job.view())
         if later_s := [until_s for until_s in held_until_s if until_s > now_s]:
             self._around.wake_at(min(later_s))
         observation = Observation(
             now_s=now_s,
-            jobs=tuple(job.view() for job in self._book if job.pending and job.hold_until_s <= now_s),
+            jobs=tuple(jobs),
             workers=self._fleet.views(),
             models=self._around.planner.models,
             finished=tuple(sample for runs in placed for sample in runs.take_samples()),

@@ -5,6 +5,8 @@ Derived once in a worker by `pipelines.derive`; everyone else reads the values h
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import msgspec
 
 
@@ -29,7 +31,7 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
         return self.kind == "diffuse"
 
 
-class StageGraph(msgspec.Struct, frozen=True, kw_only=True):
+class StageGraph(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """All stages of one workflow, in order. `output` is the state name of the finished picture or clip.
 
     `workflow` is "text" or "image": what a request starts from.
@@ -41,11 +43,11 @@ class StageGraph(msgspec.Struct, frozen=True, kw_only=True):
     stages: tuple[Stage, ...]
     output: str
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         return tuple(stage.name for stage in self.stages)
 
-    @property
+    @cached_property
     def loop_stage(self) -> str:
         """The one stage that steps."""
         return next(stage.name for stage in self.stages if stage.has_loop)

@@ -6,6 +6,8 @@ gateway learns of that from the supervisor and the missing heartbeat, not from t
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from types import TracebackType
 from typing import Self
 
@@ -18,6 +20,12 @@ from wire.to_gateway import ToGateway
 from wire.to_worker import ToWorker
 
 _HIGH_WATER_MESSAGES = 10_000
+_MAX_AT_ONCE = 64
+
+
+def flush() -> None:
+    """Wait until what was sent over closed sockets is out, as far as anyone takes it. Ends the links."""
+    zmq.asyncio.Context.instance().term()
 
 
 class _Link:
@@ -44,14 +52,29 @@ class GatewaySocket(_Link):
         # a worker that was restarted takes its id over from the dead one
         self._socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
         self._socket.bind(endpoint)
+        # the same socket, read without a future for each message: they come in bursts, one for each step
+        self._at_once: zmq.Socket[bytes] = zmq.Socket.shadow(self._socket.underlying)
+        self._n_at_once = 0
 
     async def receive(self) -> tuple[str, ToGateway]:
         """The next message with the id of its sender. Raises `MessageRefused`; the link stays usable."""
-        identity, *frames = await self._socket.recv_multipart()
+        identity, *frames = await self._frames()
         worker = identity.decode(errors="replace")
         if len(frames) != 1:
             raise MessageRefused(f"{worker} sent {len(frames)} frames, expected 1")
         return worker, decode_to_gateway(frames[0])
+
+    async def _frames(self) -> list[bytes]:
+        if self._n_at_once == _MAX_AT_ONCE:
+            # others get a turn, however many messages there are
+            self._n_at_once = 0
+            await asyncio.sleep(0)
+        with contextlib.suppress(zmq.Again):
+            frames = self._at_once.recv_multipart(zmq.NOBLOCK)
+            self._n_at_once += 1
+            return frames
+        self._n_at_once = 0
+        return await self._socket.recv_multipart()
 
     async def send(self, worker: str, message: ToWorker) -> None:
         """Queue `message` for `worker`; dropped if that worker is not connected."""

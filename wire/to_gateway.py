@@ -106,6 +106,15 @@ class LoadFailed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     reason: str
 
 
+class StagesEvicted(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The answer to `EvictStages`. `resident_bytes` counts the weights that this worker still holds."""
+
+    model: str
+    stages: tuple[str, ...]
+    resident_bytes: int
+    host_bytes: int = 0
+
+
 class ModelForgotten(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """The answer to `ForgetModel`: what was said of that model before is void.
 
@@ -224,6 +233,7 @@ ToGateway = (
     | ProfileFailed
     | StagesLoaded
     | LoadFailed
+    | StagesEvicted
     | ModelForgotten
     | StageStarted
     | StepDone

@@ -10,6 +10,7 @@ import signal
 import sys
 from pathlib import Path
 
+from wire.sockets import flush
 from worker.config import WorkerConfig
 
 _PR_SET_PDEATHSIG = 1
@@ -56,4 +57,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    flush()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # torch and its libraries take seconds to take apart what the kernel frees at once
+    os._exit(code)

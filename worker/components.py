@@ -44,7 +44,8 @@ class Part:
 class Components:
     """What a worker holds. For one thread.
 
-    `host`: the node's folder of host copies, None for none. `memory_bytes`: bound of the weights held.
+    `host`: the node's folder of host copies, None for none. `memory_bytes`: bound of the weights held, on a
+    GPU of everything that torch allocates.
     """
 
     def __init__(
@@ -150,7 +151,7 @@ class Components:
             part = self._from_disk(spec, dtype, name)
             try:
                 return self._copied(spec, dtype, name, part.module)
-            except HostFolderFull as full:
+            except (HostFolderFull, OSError) as full:
                 note = f"no host copy of {spec.name}: {full}"
             except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
                 # what cannot be said in such a file, or made again from it, cannot be another time either
@@ -181,7 +182,10 @@ class Components:
             raise
         module._diffusers_load_id = spec.load_id
         source = self.sources.original(spec.pretrained_model_name_or_path)
-        self._host.remember(place_of(spec, source, dtype), name)
+        try:
+            self._host.remember(place_of(spec, source, dtype), name)
+        except OSError as error:
+            log.warning("the copy of %s is not found again once its files are gone: %s", spec.name, error)
         return module
 
 

@@ -30,6 +30,7 @@ from wire.to_gateway import (
     ProfileFailed,
     ProfileMeasured,
     ProfileProgress,
+    StagesEvicted,
     StagesLoaded,
 )
 from wire.to_worker import Describe, EvictStages, ForgetModel, LoadStages, MeasureProfile, RunTask
@@ -187,6 +188,14 @@ class DeviceLoop:
         if command.model in self._models:
             self._models[command.model].evict(command.stages)
             give_back(self._device)
+        self._emit(
+            StagesEvicted(
+                model=command.model,
+                stages=command.stages,
+                resident_bytes=self._components.resident_bytes,
+                host_bytes=self._components.host_bytes,
+            )
+        )
 
     def _forget(self, model: str) -> None:
         if (resident := self._models.pop(model, None)) is not None:

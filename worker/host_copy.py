@@ -34,7 +34,7 @@ _LINE_BYTES = 64
 _KINDS = ("_parameters", "_buffers")
 # left behind by loading, and for saving only; the config is compared by itself
 _NOT_COMPARED = {
-    *("_modules", "_internal_dict", "_diffusers_load_id"),
+    *("_modules", "_internal_dict", "_diffusers_load_id", "name_or_path"),
     *("_weight_conversions", "_is_hf_initialized"),
 }
 
@@ -195,7 +195,7 @@ def _view(storage: Any, offset: int, dtype_name: str, shape: list[int]) -> torch
 
 
 def _same(one: Any, other: Any) -> bool:
-    """Whether all tensors in two values are equal; what holds none is not looked at."""
+    """Whether two values are equal in their tensors and plain values; objects are not looked into."""
     match one, other:
         case torch.Tensor(), torch.Tensor():
             if (one.dtype, one.shape, one.stride(), one.device) != (
@@ -210,8 +210,8 @@ def _same(one: Any, other: Any) -> bool:
             return len(one) == len(other) and all(map(_same, one, other))
         case dict(), dict():
             return one.keys() == other.keys() and all(_same(value, other[key]) for key, value in one.items())
-        case set(), set():
-            return one == other
+        case (set(), set()) | (bool() | int() | float() | str(), bool() | int() | float() | str()):
+            return bool(one == other or (one != one and other != other))
     return not isinstance(one, torch.Tensor) and not isinstance(other, torch.Tensor)
 
 

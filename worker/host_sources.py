@@ -33,16 +33,18 @@ class HostSources:
         """The folder to read a model from: `source`, or its copy if it is gone. Copies it if it is there."""
         if self._host is None or not Path(source).is_absolute():
             return source
-        name = _name(source)
-        copy = self._host.sources / name
-        with self._host.alone(name):
-            if Path(source).is_dir():
-                _copy(Path(source), copy)
-                return source
+        copy = self._host.sources / _name(source)
+        if not Path(source).is_dir():
             if not copy.is_dir():
                 return source
-        self._originals[str(copy)] = source
-        return str(copy)
+            self._originals[str(copy)] = source
+            return str(copy)
+        try:
+            with self._host.alone(copy.name):
+                _copy(Path(source), copy)
+        except OSError as error:
+            log.warning("%s is not copied: %s", source, error)
+        return source
 
     def original(self, source: str) -> str:
         """The model's own folder, if `source` is a copy of one."""
@@ -59,7 +61,7 @@ def _name(source: str) -> str:
 
 
 def _copy(source: Path, copy: Path) -> None:
-    """`copy` is what `source` is now, without weights; without anything if that is too much."""
+    """`copy` is what `source` is now, without weights. Raises `OSError`, for too much too."""
     files = [
         Path(folder, name)
         for folder, _, names in os.walk(source, followlinks=True)
@@ -67,8 +69,7 @@ def _copy(source: Path, copy: Path) -> None:
         if Path(name).suffix not in _WEIGHTS
     ]
     if sum(file.stat().st_size for file in files) > _MOST_BYTES:
-        log.warning("%s has more than %d bytes beside its weights: not copied", source, _MOST_BYTES)
-        return
+        raise OSError(f"it has more than {_MOST_BYTES} bytes beside its weights")
     draft = copy.with_name(f"draft-{uuid.uuid4().hex}")
     try:
         for file in files:
@@ -77,6 +78,5 @@ def _copy(source: Path, copy: Path) -> None:
             shutil.copy2(file, target)
         shutil.rmtree(copy, ignore_errors=True)
         draft.rename(copy)
-    except OSError as error:
+    finally:
         shutil.rmtree(draft, ignore_errors=True)
-        log.warning("%s cannot be copied: %s", source, error)

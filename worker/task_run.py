@@ -107,13 +107,12 @@ class TaskRun:
                 exactness=_kept_by(seat),
             )
         except Exception as error:  # a family's own code may raise anything; the task answers for it
-            stage = self.doing.stage or task.stages[0]
-            if out_of_memory(error) is None:
-                return _failure(task, stage, error)
-            return self._short_of_memory(stage, error)
+            return self._failed(self.doing.stage or task.stages[0], error)
 
-    def _short_of_memory(self, stage: str, error: Exception) -> TaskFailed:
-        """The device has back what the stage held when this returns."""
+    def _failed(self, stage: str, error: Exception) -> TaskFailed:
+        """If memory ran out, the device has back what the stage held when this returns."""
+        if out_of_memory(error) is None:
+            return _failure(self.task, stage, error)
         words, asked = told(error, self._around.device), self.task.generation
         give_back(self._around.device, error)
         frames = f", {asked.num_frames} frames" if asked.num_frames > 1 else ""
@@ -202,7 +201,7 @@ class TaskRun:
             )
             output = self._around.store.put(file, task_id=task.task_id)
         except Exception as error:  # this thread has nobody else to answer for the task
-            emit(_failure(task, task.stages[-1], error))
+            emit(self._failed(task.stages[-1], error))
         else:
             emit(TaskDone(task_id=task.task_id, output=output, exactness=exactness))
 

@@ -22,8 +22,8 @@ from gateway.handoffs import Handoffs
 from gateway.journal import Journal
 from gateway.metrics import Metrics
 from pipelines.catalogue import Catalogue, Model
-from tests.gateway.scripted import CLIPS, NODE
 from tests.gateway.scripted_fleet import ScriptedEngine, ScriptedFleet
+from tests.gateway.toy import CLIPS, NODE
 from wire.handoff import HandoffStore
 from wire.sockets import GatewaySocket
 

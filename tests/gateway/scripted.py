@@ -18,9 +18,17 @@ from typing import NoReturn
 
 import msgspec
 
-from pipelines.graph import Stage, StageGraph
-from planner.measurements import Measurement, Measurements
-from planner.types import Shape, StageKey
+from planner.types import StageKey
+from tests.gateway.fates import Fates, FolderFates
+from tests.gateway.toy import (
+    NODE,
+    checkpoint_of,
+    encoded_of,
+    graph,
+    measurements,
+    picture_for,
+    weight_bytes,
+)
 from wire.codec import PROTOCOL_VERSION
 from wire.errors import HandoffLost, StoreFull
 from wire.generation import Exactness
@@ -43,6 +51,7 @@ from wire.to_gateway import (
     ProfileMeasured,
     ProfileProgress,
     StageDone,
+    StagesEvicted,
     StagesLoaded,
     StageStarted,
     StepDone,
@@ -66,72 +75,6 @@ from wire.to_worker import (
     ToWorker,
 )
 
-NODE = "node-of-tests"
-STAGES = ("text_encoder", "denoise", "decode")
-CLIPS = "toy-clips"
-"""A model whose last stage has another name."""
-
-
-def _stage(name: str, kind: str, *reads: str) -> Stage:
-    return Stage(name=name, kind=kind, blocks=(), components=(), loaded=(), reads=reads, writes=())
-
-
-def graph(model: str = "toy") -> StageGraph:
-    return StageGraph(
-        model=model,
-        workflow="text2image",
-        pipeline_class="Toy",
-        stages=(
-            _stage("text_encoder", "encode", "prompt", "negative_prompt"),
-            _stage("denoise", "diffuse"),
-            _stage("clip_decode" if model == CLIPS else "decode", "decode"),
-        ),
-        output="images",
-    )
-
-
-def picture_of(seed: int, size: str = "128x128", model: str = "toy") -> bytes:
-    """Another one from each model."""
-    return (f"PNG {seed} {size}" if model == "toy" else f"PNG {seed} {size} of {model}").encode()
-
-
-def _picture_of(order: RunTask) -> bytes:
-    asked = order.generation
-    return picture_of(asked.seed, f"{asked.width_px}x{asked.height_px}", order.model)
-
-
-def encoded_of(order: RunTask) -> bytes:
-    """What the encode stage makes: the same for every seed, another one from each model."""
-    # none and the empty one are the same to a family with guidance, and so to the cache
-    encoded = f"encoded {order.generation.prompt} {order.generation.negative_prompt or ''}"
-    return (encoded if order.model == "toy" else f"{encoded} by {order.model}").encode()
-
-
-def checkpoint_of(order: RunTask, step: int) -> bytes:
-    return f"{step} of {order.generation.seed}".encode()
-
-
-def weight_bytes(model: str) -> dict[str, int]:
-    return {stage: 100 * place for place, stage in enumerate(graph(model).names, 1)}
-
-
-def measurements(order: MeasureProfile) -> Measurements:
-    """A microsecond and 10 bytes a token, at every shape; weights and loads by the stage's place."""
-    shapes = [Shape(g.width_px, g.height_px, guided=g.guidance_scale > 1) for g in order.generations]
-    stages = graph(order.model).names
-    return Measurements(
-        device="",
-        model=order.model,
-        measured=tuple(
-            Measurement(stage=stage, shape=s, seconds=1e-6 * s.tokens, peak_bytes=10 * s.tokens)
-            for stage in stages
-            for s in shapes
-        ),
-        weight_bytes=weight_bytes(order.model),
-        load_s={stage: float(place) for place, stage in enumerate(stages, 1)},
-        resume_s=0.25,
-    )
-
 
 class Died(Exception):
     """The worker is gone without a word."""
@@ -139,50 +82,6 @@ class Died(Exception):
 
 class Ended(Exception):
     """The task had its terminal message."""
-
-
-class Fates:
-    """What befalls the next task that reaches a stage; each fate is met once, in order.
-
-    Fates: "die", "step+die", "write+die" (its file is there, nobody was told), "hang", "silent", "hold",
-    "fail:KIND", "lie", "skip", "no_file", "others_file", "give_up", "numeric" (less than bitwise was kept),
-    "no_room" (only the task's output is written),
-    "checkpoint+die" and "checkpoint+hang" behind the next checkpoint, "numeric+die" behind one that kept
-    less, "lost_checkpoint" and "others_checkpoint" (whose file is not there, or another task's, before it
-    dies), "unasked" (it pauses), and, between the end of the stage and that of the task, "end+hang" and
-    "end+hold", in which the worker goes on with the next task. "warm:STAGE" is a warm-up. "hello",
-    "hello:WORKER", "describe", "load:STAGE", "forget", "measure" and "measure:WORKER" are met outside tasks;
-    all but the first two can "hold" too, and a load can "pass". A measurement can be a "lie" or "nonsense".
-    """
-
-    def __init__(self, *fates: tuple[str, str]) -> None:
-        self._fates = list(fates)
-
-    def add(self, stage: str, fate: str) -> None:
-        self._fates.append((stage, fate))
-
-    def take(self, stage: str) -> str | None:
-        for index, (where, fate) in enumerate(self._fates):
-            if where == stage:
-                del self._fates[index]
-                return fate
-        return None
-
-
-class FolderFates(Fates):
-    """Fates as files "NN,STAGE,FATE" of a folder: shared by processes and their successors."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__()
-        self._folder = folder
-
-    def take(self, stage: str) -> str | None:
-        for file in sorted(self._folder.iterdir()):
-            _, where, fate = file.name.split(",")
-            if where == stage:
-                file.unlink()
-                return fate
-        return None
 
 
 class ScriptedWorker:
@@ -299,7 +198,7 @@ class ScriptedWorker:
                 case LoadStages() as order:
                     await self._load(order)
                 case EvictStages() as order:
-                    self._held -= {(order.model, stage) for stage in order.stages}
+                    await self._evict(order)
                 case ForgetModel() as order:
                     await self._forget(order)
                 case RunTask() as order:
@@ -338,6 +237,11 @@ class ScriptedWorker:
         await self._say(
             StagesLoaded(model=order.model, stages=order.stages, load_s=0.01, resident_bytes=1000)
         )
+
+    async def _evict(self, order: EvictStages) -> None:
+        self._held -= {(order.model, stage) for stage in order.stages}
+        n_bytes = 333 * len(self._held)
+        await self._say(StagesEvicted(model=order.model, stages=order.stages, resident_bytes=n_bytes))
 
     async def _forget(self, order: ForgetModel) -> None:
         fate = self._fates.take("forget")
@@ -409,7 +313,7 @@ class ScriptedWorker:
             last = order.stages[-1]
             data = {"text_encoder": encoded_of(order), "denoise": b"latents"}
             try:
-                output = self._store.put(data.get(last, _picture_of(order)))
+                output = self._store.put(data.get(last, picture_for(order)))
             except StoreFull as error:
                 await self._fail(order, last, FailureKind.STORE_FULL, str(error))
         if fate == "end+hold":

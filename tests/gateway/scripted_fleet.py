@@ -9,7 +9,8 @@ from typing import Any
 
 from gateway.job import Job
 from gateway.loop import Engine
-from tests.gateway.scripted import Died, Fates, ScriptedWorker
+from tests.gateway.fates import Fates
+from tests.gateway.scripted import Died, ScriptedWorker
 from wire.handoff import HandoffStore
 from wire.to_gateway import ToGateway
 from wire.to_worker import CancelTask, PauseTask, RunTask, ToWorker

@@ -9,7 +9,7 @@ import random
 import pytest
 
 from tests.gateway.conftest import Bench, Start, until
-from tests.gateway.scripted import STAGES, picture_of
+from tests.gateway.toy import STAGES, picture_of
 
 FATES = (
     "die",

@@ -9,9 +9,9 @@ import pytest
 
 from gateway.setbacks import MAX_HANDOFF_LOST
 from tests.gateway.conftest import Bench, Start, until
-from tests.gateway.scripted import checkpoint_of
 from tests.gateway.test_recovery import SPLIT, assert_clean, assert_served
 from tests.gateway.test_serving import error_of
+from tests.gateway.toy import checkpoint_of
 from wire.to_gateway import CheckpointSaved, StageDone, TaskDone, TaskPaused
 from wire.to_worker import RunTask
 

@@ -17,9 +17,9 @@ from gateway.terms import Terms
 from pipelines.graph import StageGraph
 from planner.types import Shape
 from tests.gateway.conftest import MODEL, Bench, Start, until
-from tests.gateway.scripted import NODE, graph
 from tests.gateway.test_jobs import handle
 from tests.gateway.test_recovery import SPLIT, assert_clean, assert_served
+from tests.gateway.toy import NODE, graph
 from wire.generation import Adapter, Generation
 from wire.handoff import HandoffStore
 

@@ -14,7 +14,7 @@ from gateway.fleet_report import FleetReport
 from gateway.fleet_view import MAX_WAITING_SHOWN
 from gateway.version import VERSION
 from tests.gateway.conftest import OTHER, Bench, Start, until
-from tests.gateway.scripted import NODE, STAGES
+from tests.gateway.toy import NODE, STAGES
 from wire.codec import PROTOCOL_VERSION
 
 SPLIT = {"cpu-0": ("text_encoder", "decode"), "cpu-1": ("denoise",)}

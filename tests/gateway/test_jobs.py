@@ -12,7 +12,7 @@ from gateway.jobs import JobBook, Outcome, Request
 from gateway.lifecycle import Event, IllegalTransition, State
 from gateway.timings import server_timing, times_s
 from planner.types import Shape
-from tests.gateway.scripted import NODE, graph
+from tests.gateway.toy import NODE, graph
 from wire.generation import Exactness, Generation
 from wire.handle import Handle
 
@@ -311,3 +311,23 @@ def test_every_accepted_request_ends_in_exactly_one_outcome(
     assert sum(counted[f"requests_{outcome}"] for outcome in Outcome) == len(requests)
     for asked in accepted:
         assert (asked.outcome is Outcome.DONE) == all(job.state is State.DONE for job in asked.jobs)
+
+
+def test_what_the_planner_sees_is_made_anew_only_when_it_has_changed() -> None:
+    (job,) = request().jobs
+
+    def fresh() -> bool:
+        before = job.view()
+        assert before == job._viewed()
+        return job.view() is not before
+
+    assert not fresh()
+    run_stage(job, 1.0, "a")
+    assert job.view().pending == ("denoise", "decode")
+    job.task_id = "task"
+    assert job.view().running
+    job.stage_started(3.0)
+    job.save(Checkpoint(2, handle("c")))
+    assert (job.view().steps_done, job.view().running) == (2, True)
+    job.rewind(4.0)
+    assert (job.view().running, fresh()) == (False, False)

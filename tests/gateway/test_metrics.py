@@ -15,7 +15,7 @@ from gateway.loop_lag import sample_lag
 from gateway.metrics import Metrics
 from gateway.version import VERSION
 from tests.gateway.conftest import OTHER, Bench, Start, until
-from tests.gateway.scripted import NODE
+from tests.gateway.toy import NODE
 from wire.to_gateway import StagesLoaded
 
 TABLE = Path(__file__).resolve().parents[2] / "docs" / "metrics.md"

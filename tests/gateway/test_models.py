@@ -15,9 +15,9 @@ from gateway.api_keys import ApiKey, digest_of, store_keys
 from gateway.errors import InternalError, OperatorError, ShuttingDown
 from gateway.served import NEXT, Event, ServedModel, Status
 from tests.gateway.conftest import MODEL, OTHER, Bench, Start, until
-from tests.gateway.scripted import CLIPS, STAGES, picture_of
 from tests.gateway.test_recovery import SPLIT, assert_clean
 from tests.gateway.test_serving import error_of
+from tests.gateway.toy import CLIPS, STAGES, picture_of
 from wire.to_worker import Describe, ForgetModel, LoadStages, RunTask
 
 BOTH = ("toy", OTHER)

@@ -12,8 +12,10 @@ from gateway.errors import OperatorError
 from gateway.fleet import WorkerState
 from gateway.setbacks import MAX_HANDOFF_LOST, MAX_STORE_FULL
 from tests.gateway.conftest import Bench, Start, until
-from tests.gateway.scripted import STAGES, Fates, ScriptedWorker, picture_of
+from tests.gateway.fates import Fates
+from tests.gateway.scripted import ScriptedWorker
 from tests.gateway.test_serving import error_of
+from tests.gateway.toy import STAGES, picture_of
 from wire.to_worker import Refused, ToWorker
 
 SPLIT = {"cpu-0": ("text_encoder", "decode"), "cpu-1": ("denoise",)}

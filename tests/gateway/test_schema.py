@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from openai.types import image_generate_params
 
 from gateway.bodies import MAX_IMAGES, MAX_SEED, REFUSED_FIELDS, REFUSED_VALUES, ImagesRequest
-from gateway.errors import ApiError, InvalidRequest, ModelNotFound
+from gateway.errors import ApiError, InvalidRequest
 from gateway.schema import parse_images_request, resolve, warm_up_generation
 from tests.gateway.conftest import MODEL
 from wire.generation import Adapter, Exactness, FileFormat, Generation
@@ -21,7 +21,7 @@ ADAPTED = msgspec.structs.replace(MODEL, adapters={"ink": "/adapters/ink", "wool
 
 def resolved(**fields: Any) -> tuple[Generation, ...]:
     body = json.dumps({"prompt": "a hat", **fields}).encode()
-    generations, _ = resolve(parse_images_request(body), "toy", ADAPTED, draw=random.Random(1))
+    generations, _ = resolve(parse_images_request(body), ADAPTED, draw=random.Random(1))
     return generations
 
 
@@ -122,7 +122,7 @@ def test_a_wrong_type_and_a_wrong_value_have_their_own_codes(fields: dict[str, o
 
 def test_a_whole_number_may_be_written_with_a_point() -> None:
     body = b'{"prompt": "a hat", "n": 2.0, "seed": 1e3, "guidance_scale": 2}'
-    generations, _ = resolve(parse_images_request(body), "toy", MODEL, draw=random.Random(1))
+    generations, _ = resolve(parse_images_request(body), MODEL, draw=random.Random(1))
     assert [generation.seed for generation in generations] == [1000, 1001]
     with pytest.raises(InvalidRequest) as refused:
         # the nearest float is another number
@@ -140,7 +140,7 @@ def test_quality_is_a_number_of_steps(quality: str | None, steps: int) -> None:
 def test_quality_stays_within_what_the_model_allows() -> None:
     few = msgspec.structs.replace(MODEL, max_steps=5)
     asked = parse_images_request(b'{"prompt": "a hat", "quality": "high"}')
-    (generation,), _ = resolve(asked, "toy", few, draw=random.Random(1))
+    (generation,), _ = resolve(asked, few, draw=random.Random(1))
     assert generation.num_inference_steps == 5
 
 
@@ -194,7 +194,7 @@ def test_a_size_may_be_decoded_in_tiles() -> None:
 
     for size, tiled in (("128x256", False), ("256x128", True)):
         request = parse_images_request(json.dumps({"prompt": "a hat", "size": size, "n": 2}).encode())
-        generations, _ = resolve(request, "toy", MODEL, draw=random.Random(1), tiled=wide)
+        generations, _ = resolve(request, MODEL, draw=random.Random(1), tiled=wide)
         assert {generation.tiled_decode for generation in generations} == {tiled}
     assert warm_up_generation(MODEL, tiled=lambda width_px, height_px: True).tiled_decode
 
@@ -331,12 +331,6 @@ def test_the_last_seed_must_fit_too() -> None:
     with pytest.raises(InvalidRequest) as refused:
         resolved(seed=MAX_SEED + 1)
     assert refused.value.param == "seed"
-
-
-def test_another_model_is_not_found() -> None:
-    with pytest.raises(ModelNotFound) as refused:
-        resolved(model="dall-e-3")
-    assert (refused.value.param, refused.value.http_status) == ("model", 404)
 
 
 def test_a_negative_prompt_without_guidance_is_refused() -> None:

@@ -13,7 +13,7 @@ import pytest
 from aiohttp import ClientResponse
 
 from tests.gateway.conftest import Start, until
-from tests.gateway.scripted import STAGES, picture_of
+from tests.gateway.toy import STAGES, picture_of
 from wire.to_worker import LoadStages, RunTask
 
 

@@ -12,9 +12,9 @@ import pytest
 from aiohttp import ClientResponse
 
 from tests.gateway.conftest import Bench, Start, until
-from tests.gateway.scripted import picture_of
 from tests.gateway.served import served
 from tests.gateway.test_serving import error_of
+from tests.gateway.toy import picture_of
 
 
 async def items_of(response: ClientResponse) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from gateway.fleet import Fleet, Worker
 from gateway.tasks import Task
 from gateway.watch import overdue
 from planner.types import Observation, Shape, StageSample
-from tests.gateway.scripted import NODE, graph
+from tests.gateway.toy import NODE, graph
 from wire.codec import PROTOCOL_VERSION
 from wire.to_gateway import Heartbeat, Hello, Phase
 

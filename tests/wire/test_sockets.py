@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import zmq.asyncio
 
 from wire.errors import MessageRefused
 from wire.sockets import GatewaySocket, WorkerSocket
-from wire.to_gateway import Goodbye, Heartbeat, Phase
+from wire.to_gateway import Goodbye, Heartbeat, Phase, StepDone
 from wire.to_worker import CancelTask, Stop
 
 
@@ -62,3 +63,25 @@ async def test_garbage_is_refused_and_the_link_goes_on(tmp_path: Path) -> None:
 async def test_sending_to_nobody_is_dropped(tmp_path: Path) -> None:
     with GatewaySocket(f"ipc://{tmp_path}/socket") as gateway:
         await gateway.send("nobody", Stop())
+
+
+async def test_a_burst_comes_in_order_and_leaves_others_their_turn(tmp_path: Path) -> None:
+    endpoint = f"ipc://{tmp_path}/socket"
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    with GatewaySocket(endpoint) as gateway, WorkerSocket(endpoint, worker="a") as a:
+        for step in range(1000):
+            await a.send(StepDone(task_id="t", step=step, steps=1000, done_at_s=0.0))
+        await a.send(Goodbye(reason="all said"))
+        beside = asyncio.create_task(other())
+        heard = [(await gateway.receive())[1] for _ in range(1001)]
+        beside.cancel()
+    assert [message.step for message in heard if isinstance(message, StepDone)] == [*range(1000)]
+    assert heard[-1] == Goodbye(reason="all said")
+    assert turns >= 10

@@ -269,3 +269,34 @@ def test_evicted_parts_are_freed_at_once(worker: Driver, model: Model) -> None:
     load(worker, model, "decode")
     assert gone() is None
     give_back(CPU)
+
+
+def test_a_model_that_cannot_be_copied_is_served_from_its_folder(
+    worker: Driver, model: Model, host: HostFolder, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A link to nowhere among its files; then more than is copied of one model."""
+    Path(model.source, "lost.json").symlink_to("nowhere")
+    load(worker, model, "decode")
+    assert "is not copied" in caplog.text
+    assert list(host.sources.iterdir()) == []
+    forget(worker, "tiny")
+    Path(model.source, "lost.json").unlink()
+    with Path(model.source, "large.txt").open("wb") as large:
+        large.truncate(1 << 30)
+    load(worker, model, "decode")
+    assert "bytes beside its weights" in caplog.text
+    assert list(host.sources.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written_costs_the_copies_only(
+    worker: Driver, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("worker.host_folder.os.posix_fallocate", full)
+    told = load(worker, model, *STAGES)
+    assert len(told.notes) == len(told.origins)
+    assert all("No space left" in note for note in told.notes)
+    assert told.host_bytes == 0
+    picture(worker, "a")

@@ -25,6 +25,7 @@ from wire.to_gateway import (
     LoadFailed,
     Phase,
     StageDone,
+    StagesEvicted,
     StagesLoaded,
     StageStarted,
     StepDone,
@@ -187,6 +188,8 @@ def test_load_failures_leave_what_was_resident(driver: Driver, model: Model) -> 
     driver.loop.submit(LoadStages(model="tiny", entry=to_entry(model), stages=("no_such",)))
     assert "no_such" in driver.until(LoadFailed).reason
     driver.loop.submit(EvictStages(model="tiny", stages=("decode",)))
+    evicted = driver.until(StagesEvicted)
+    assert (evicted.stages, evicted.resident_bytes) == (("decode",), 0)
     driver.loop.submit(make_task("t", "decode"))
     assert "not resident" in driver.until(TaskFailed).reason
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -183,4 +182,17 @@ def test_a_batch_halves(driver: Driver, model: Model) -> None:
     # once, not at every step
     assert sum(size > 2 for size in sizes) == 1
     assert sizes.count(2) > 20
-    assert Path(driver.store._folder).is_dir()
+
+
+def test_while_the_file_is_written(driver: Driver, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    def short(*_: object, **__: object) -> bytes:
+        raise MemoryError
+
+    driver.load(model, *STAGES)
+    with monkeypatch.context() as patch:
+        patch.setattr("worker.task_run.encode_picture", short)
+        driver.loop.submit(make_task("short", *STAGES))
+        failed = driver.until(TaskFailed)
+    assert (failed.stage, failed.kind) == ("decode", FailureKind.OUT_OF_MEMORY)
+    driver.loop.submit(make_task("after", *STAGES))
+    driver.until(TaskDone)
