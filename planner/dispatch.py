@@ -54,7 +54,7 @@ def dispatched(
 
 
 class _Round:
-    """One pass over the waiting jobs. `n_waiting` have no task behind it; `has_urgent`: one is in a hurry."""
+    """One pass over the waiting jobs. `n_waiting` get no task; `has_urgent`: nothing helps one of them."""
 
     def __init__(self, board: Board) -> None:
         self._board = board
@@ -95,8 +95,9 @@ class _Round:
             return
         self.n_waiting += 1
         if urgent is not None and self._board.parts.pauses:
-            self.has_urgent = True
-            self.pauses += self._pauses.relieve(urgent)
+            made = self._pauses.relieve(urgent)
+            self.has_urgent |= made is None
+            self.pauses += made or []
 
     def _serve(self, job: JobView) -> bool:
         """Start it, or note that it has no worker; False if its next stage's homes make it late anyway."""

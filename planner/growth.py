@@ -56,7 +56,7 @@ def growing_pauses(board: Board) -> list[Pause]:
         if loop is None or board.pool.n_free(running.workers, running.node, loop) < running.task.degree:
             continue
         victim = victim_of(board, running)
-        grown = _grown(board, victim) if victim else None
+        grown = _grown(victim) if victim else None
         if victim is not None and grown is not None:
             degree, saving_s = grown
             more = degree - victim.degree
@@ -92,19 +92,15 @@ def _gain(start: Start) -> float:
     return (now_s - then_s) / (left.degrees[start.place + 1] - start.degree)
 
 
-def _grown(board: Board, victim: Victim) -> tuple[int, float] | None:
+def _grown(victim: Victim) -> tuple[int, float] | None:
     """The next degree of a running loop and the seconds that it saves; None if it is not worth a pause."""
-    place = victim.degrees.index(victim.degree)
-    if place + 1 >= len(victim.degrees):
+    going_on = victim.going_on
+    place = going_on.degrees.index(victim.degree)
+    if place + 1 >= len(going_on.degrees):
         return None
-    view = board.outlook.view(victim.running.task.model)
-    assert view is not None
-    resume_s = board.outlook.profile.resume_s(victim.running.workers.kind[0], view)
-    progress = victim.running.progress
-    assert progress is not None
-    now_s = progress.steps_left * progress.step_s
-    then_s = now_s - (victim.needs_s[place] - victim.needs_s[place + 1])
-    degree = victim.degrees[place + 1]
+    degree = going_on.degrees[place + 1]
+    now_s, then_s = (victim.steps_left * seconds for seconds in going_on.step_s[place : place + 2])
+    resume_s = going_on.resume_s
     saving_s = now_s - then_s - resume_s
     if saving_s <= LEAST_SAVING * resume_s or not _is_worth_it(now_s, then_s, degree / victim.degree):
         return None
