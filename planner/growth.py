@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 
 from planner.board import Board, Start
+from planner.outlook import Left
 from planner.pauses import Victim, victim_of
 from planner.types import Pause, Reason
 
@@ -52,7 +53,9 @@ def growing_pauses(board: Board) -> list[Pause]:
         if running.task.pausing:
             claimed[running.node] = claimed.get(running.node, 0) + running.task.degree
             continue
-        loop = board.loop_of(running.jobs[0], running.task.pending) if running.jobs else None
+        if not running.jobs or not board.pool.has_idle(running.node):
+            continue
+        loop = board.loop_of(running.jobs[0], running.task.pending)
         if loop is None or board.pool.n_free(running.workers, running.node, loop) < running.task.degree:
             continue
         victim = victim_of(board, running)
@@ -76,6 +79,16 @@ def growing_pauses(board: Board) -> list[Pause]:
             )
         )
     return effects
+
+
+def wanted(left: Left, place: int) -> int:
+    """The degree that a job would grow to from that at `place`, with workers to spare."""
+    while place + 1 < len(left.degrees):
+        ratio = left.degrees[place + 1] / left.degrees[place]
+        if not _is_worth_it(left.loop_s[place], left.loop_s[place + 1], ratio):
+            break
+        place += 1
+    return left.degrees[place]
 
 
 def _gain(start: Start) -> float:
