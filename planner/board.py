@@ -40,7 +40,7 @@ class Start:
         )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Running:
     """A task that workers of `node` have, the first of them of class `workers`."""
 
@@ -49,12 +49,17 @@ class Running:
     node: str
     workers: WorkerClass
     jobs: tuple[JobView, ...]
-    progress: Progress | None
+    _outlook: Outlook
+    _progress: Progress | None = None
+    _is_known: bool = False
 
     @property
-    def deadline_s(self) -> float:
-        """The earliest of its jobs; never for a task of none."""
-        return min((job.deadline_s for job in self.jobs), default=float("inf"))
+    def progress(self) -> Progress | None:
+        """How far it is; None if that is not known. Worked out when asked: most decisions ask of few."""
+        if not self._is_known:
+            self._progress = self._outlook.progress(self.task, self.workers.kind[0])
+            self._is_known = True
+        return self._progress
 
 
 @dataclass(slots=True, eq=False)
@@ -108,7 +113,7 @@ class Board:
                     worker.node,
                     each,
                     tuple(views[name] for name in worker.task.job_ids if name in views),
-                    self.outlook.progress(worker.task, each.kind[0]),
+                    self.outlook,
                 )
                 for each in self.pool.classes
                 for worker in each.members

@@ -54,7 +54,7 @@ def dispatched(
 
 
 class _Round:
-    """One pass over the waiting jobs. `n_waiting` have no task behind it; `has_urgent`: one is in a hurry."""
+    """One pass over the waiting jobs. `n_waiting` get no task; `has_urgent`: nothing helps one of them."""
 
     def __init__(self, board: Board) -> None:
         self._board = board
@@ -64,6 +64,7 @@ class _Round:
         self.joins: list[Run] = []
         self.pauses: list[Pause] = []
         self.has_urgent = False
+        self._is_roomy = False
         self.n_waiting = 0
 
     def serve(self, waiting: list[JobView]) -> None:
@@ -76,6 +77,7 @@ class _Round:
             (late if is_late(board, job) else on_time).append(job)
         if late:
             late = self._serve_overdue(late)
+        self._is_roomy = board.parts.grows and not late and self._has_room(on_time)
         for place, job in enumerate(on_time):
             if len(self._unplaced) >= MAX_UNPLACED and not board.pool.n_idle:
                 self.n_waiting += len(on_time) - place
@@ -95,8 +97,9 @@ class _Round:
             return
         self.n_waiting += 1
         if urgent is not None and self._board.parts.pauses:
-            self.has_urgent = True
-            self.pauses += self._pauses.relieve(urgent)
+            made = self._pauses.relieve(urgent)
+            self.has_urgent |= made is None
+            self.pauses += made or []
 
     def _serve(self, job: JobView) -> bool:
         """Start it, or note that it has no worker; False if its next stage's homes make it late anyway."""
@@ -140,7 +143,13 @@ class _Round:
     ) -> Start | None:
         board = self._board
         loop = board.loop_of(job, job.pending[: option.n_merged])
-        node = board.pool.fitting_node(option, degree, job.node, loop)
+        node = None
+        if self._is_roomy and left is not None and loop is not None:
+            # beside workers that it will grow over: later that would take a pause
+            for wide in reversed(left.degrees):
+                if degree < wide <= growth.wanted(left, place):
+                    node = node or board.pool.fitting_node(option, wide, job.node, loop)
+        node = node or board.pool.fitting_node(option, degree, job.node, loop)
         if node is not None:
             return board.start(job, option, node, place, degree, reason)
         if left is not None and (hold := reservation.lend(board, job, option, left, place, degree)):
@@ -156,6 +165,18 @@ class _Round:
         start = Start([job], stages, option, hold.node, workers, reason, left, place, loop)
         self._board.starts.append(start)
         return start
+
+    def _has_room(self, on_time: list[JobView]) -> bool:
+        """Whether the idle workers are enough for every waiting job to grow as far as it would."""
+        board = self._board
+        n_free = board.pool.n_idle
+        for job in on_time:
+            options = board.pool.options(job)
+            left = board.outlook.left(job, options[0].workers.kind) if options else None
+            n_free -= 1 if left is None else growth.wanted(left, 0)
+            if n_free < 0:
+                return False
+        return True
 
     def _serve_overdue(self, late: list[JobView]) -> list[JobView]:
         """Those that have waited too long, first; returns the others."""

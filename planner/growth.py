@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 
 from planner.board import Board, Start
+from planner.outlook import Left
 from planner.pauses import Victim, victim_of
 from planner.types import Pause, Reason
 
@@ -52,11 +53,13 @@ def growing_pauses(board: Board) -> list[Pause]:
         if running.task.pausing:
             claimed[running.node] = claimed.get(running.node, 0) + running.task.degree
             continue
-        loop = board.loop_of(running.jobs[0], running.task.pending) if running.jobs else None
+        if not running.jobs or not board.pool.has_idle(running.node):
+            continue
+        loop = board.loop_of(running.jobs[0], running.task.pending)
         if loop is None or board.pool.n_free(running.workers, running.node, loop) < running.task.degree:
             continue
         victim = victim_of(board, running)
-        grown = _grown(board, victim) if victim else None
+        grown = _grown(victim) if victim else None
         if victim is not None and grown is not None:
             degree, saving_s = grown
             more = degree - victim.degree
@@ -78,6 +81,16 @@ def growing_pauses(board: Board) -> list[Pause]:
     return effects
 
 
+def wanted(left: Left, place: int) -> int:
+    """The degree that a job would grow to from that at `place`, with workers to spare."""
+    while place + 1 < len(left.degrees):
+        ratio = left.degrees[place + 1] / left.degrees[place]
+        if not _is_worth_it(left.loop_s[place], left.loop_s[place + 1], ratio):
+            break
+        place += 1
+    return left.degrees[place]
+
+
 def _gain(start: Start) -> float:
     """Seconds that the next degree saves per worker more; 0 if it is not worth it or there is none."""
     left = start.left
@@ -92,19 +105,15 @@ def _gain(start: Start) -> float:
     return (now_s - then_s) / (left.degrees[start.place + 1] - start.degree)
 
 
-def _grown(board: Board, victim: Victim) -> tuple[int, float] | None:
+def _grown(victim: Victim) -> tuple[int, float] | None:
     """The next degree of a running loop and the seconds that it saves; None if it is not worth a pause."""
-    place = victim.degrees.index(victim.degree)
-    if place + 1 >= len(victim.degrees):
+    going_on = victim.going_on
+    place = going_on.degrees.index(victim.degree)
+    if place + 1 >= len(going_on.degrees):
         return None
-    view = board.outlook.view(victim.running.task.model)
-    assert view is not None
-    resume_s = board.outlook.profile.resume_s(victim.running.workers.kind[0], view)
-    progress = victim.running.progress
-    assert progress is not None
-    now_s = progress.steps_left * progress.step_s
-    then_s = now_s - (victim.needs_s[place] - victim.needs_s[place + 1])
-    degree = victim.degrees[place + 1]
+    degree = going_on.degrees[place + 1]
+    now_s, then_s = (victim.steps_left * seconds for seconds in going_on.step_s[place : place + 2])
+    resume_s = going_on.resume_s
     saving_s = now_s - then_s - resume_s
     if saving_s <= LEAST_SAVING * resume_s or not _is_worth_it(now_s, then_s, degree / victim.degree):
         return None

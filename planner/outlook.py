@@ -61,6 +61,16 @@ class Progress:
     step_s: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class GoingOn:
+    """What a task that left its loop still costs: a step by degree, the resume, what follows the loop."""
+
+    degrees: tuple[int, ...]
+    step_s: tuple[float, ...]
+    resume_s: float
+    after_s: float
+
+
 class Outlook:
     """Of one moment, `now_s`."""
 
@@ -69,6 +79,8 @@ class Outlook:
         self.now_s = now_s
         self._models = models
         self._left: dict[tuple[str, int, Shape, int, bool, Kind, int], Left | None] = {}
+        self._running_s: dict[tuple[str, str, Shape, int, int], dict[str, float | None]] = {}
+        self._going_on: dict[tuple[Kind, str, Shape, int, int], GoingOn | None] = {}
 
     def view(self, model: str) -> ModelView | None:
         """None for a model that is not served any more."""
@@ -120,18 +132,15 @@ class Outlook:
         view = self._models.get(task.model)
         if view is None:
             return None
-        batch = max(1, len(task.job_ids))
+        running_s = self._stages_of(view, task, device)
         elapsed_s = max(0.0, self.now_s - max(task.since_s, task.started_s))
         at_s = self.now_s
         boundary_s, steps_left, steps_made, step_s = None, 0, 0, 0.0
         for stage in task.pending:
-            is_loop = stage == view.loop_stage
-            seconds = self.profile.stage_s(
-                device, view, stage, task.shape, 1, degree=task.degree if is_loop else 1, batch=batch
-            )
+            seconds = running_s.get(stage)
             if seconds is None:
                 return None
-            if not is_loop:
+            if stage != view.loop_stage:
                 at_s += max(0.0, seconds - elapsed_s)
                 elapsed_s = 0.0
                 continue
@@ -144,6 +153,57 @@ class Outlook:
             at_s = max(at_s, began_s + to_do * seconds)
             elapsed_s = 0.0
         return Progress(at_s, boundary_s, steps_left, steps_made, step_s)
+
+    def going_on(self, task: RunningTask, kind: Kind) -> GoingOn | None:
+        """Of a task that is to leave its loop; None if its degree is not known."""
+        key = (kind, task.model, task.shape, task.degree, len(task.pending))
+        try:
+            return self._going_on[key]
+        except KeyError:
+            made = self._going_on[key] = self._made_going_on(task, kind)
+            return made
+
+    def _made_going_on(self, task: RunningTask, kind: Kind) -> GoingOn | None:
+        view = self._models[task.model]
+        device, offered = kind
+        loop = view.stages.index(view.loop_stage)
+        steps: dict[int, float] = {}
+        for degree in sorted({*offered, task.degree} & {*self.profile.degrees(device, view)}):
+            seconds = self.profile.stage_s(device, view, view.loop_stage, task.shape, 1, degree=degree)
+            if seconds is not None:
+                steps[degree] = seconds
+        if task.degree not in steps:
+            return None
+        return GoingOn(
+            tuple(steps),
+            tuple(steps.values()),
+            self.profile.resume_s(device, view),
+            sum(
+                self.profile.stage_s(device, view, stage, task.shape, 1) or 0.0
+                for stage in task.pending
+                if view.stages.index(stage) > loop
+            ),
+        )
+
+    def _stages_of(self, view: ModelView, task: RunningTask, device: str) -> dict[str, float | None]:
+        """Seconds of each stage as the task runs it, of a loop per step."""
+        batch = max(1, len(task.job_ids))
+        key = (device, task.model, task.shape, task.degree, batch)
+        known = self._running_s.get(key)
+        if known is None:
+            known = self._running_s[key] = {
+                stage: self.profile.stage_s(
+                    device,
+                    view,
+                    stage,
+                    task.shape,
+                    1,
+                    degree=task.degree if stage == view.loop_stage else 1,
+                    batch=batch,
+                )
+                for stage in view.stages
+            }
+        return known
 
     def _made(self, job: JobView, kind: Kind, batch: int) -> Left | None:
         view = self._models.get(job.model)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from planner.board import Board, Running
 from planner.lateness import is_overdue
-from planner.outlook import Left
+from planner.outlook import GoingOn, Left
 from planner.pool import Option
 from planner.types import JobView, Pause, Reason, StageKey
 
@@ -41,24 +41,23 @@ class Urgent:
 
 @dataclass(frozen=True, slots=True)
 class Victim:
-    """A running loop that can be left. `needs_s`: what is left of it then, by degree, with the resume.
-
-    `deadline_s` is never for late work.
-    """
+    """A running loop that can be left at `boundary_s`. `deadline_s` is never for late work."""
 
     running: Running
     boundary_s: float
     deadline_s: float
-    degrees: tuple[int, ...]
-    needs_s: tuple[float, ...]
+    steps_left: int
+    going_on: GoingOn
 
     @property
     def degree(self) -> int:
         return self.running.task.degree
 
-    @property
-    def same_degree_s(self) -> float:
-        return self.needs_s[self.degrees.index(self.degree)]
+    def needs_s(self, degree: int) -> float:
+        """What is left of it behind the boundary, at one of the degrees that it can go on at."""
+        going_on = self.going_on
+        step_s = going_on.step_s[going_on.degrees.index(degree)]
+        return going_on.resume_s + self.steps_left * step_s + going_on.after_s
 
 
 class Pauses:
@@ -70,11 +69,14 @@ class Pauses:
         self._coming: dict[str, int] = {}
         self._victims: dict[str, list[Victim]] | None = None
 
-    def relieve(self, urgent: Urgent) -> list[Pause]:
-        """The fewest pauses on one node that make room for it; none if room is coming or cannot be made."""
+    def relieve(self, urgent: Urgent) -> list[Pause] | None:
+        """The fewest pauses on one node that make room for it: [] if room is coming, None if they cannot.
+
+        None as well for those behind the first `MAX_URGENT`.
+        """
         self._n_urgent += 1
         if self._n_urgent > MAX_URGENT:
-            return []
+            return None
         if self._victims is None:
             self._victims = self._found()
         loop = _loop(self._board, urgent)
@@ -104,7 +106,7 @@ class Pauses:
                 if best is None or key < best[0]:
                     best = key, chosen
         if best is None:
-            return []
+            return None
         (_, _, node), chosen = best
         self._board.left.update(victim.running.worker for victim in chosen)
         freed = sum(victim.degree for victim in chosen)
@@ -143,42 +145,17 @@ def victim_of(board: Board, running: Running) -> Victim | None:
         return None
     if running.worker in board.joined:
         return None
-    view = board.outlook.view(task.model)
-    if view is None or progress is None or progress.boundary_s is None:
+    if progress is None or progress.boundary_s is None:
         return None
-    profile, device = board.outlook.profile, running.workers.kind[0]
-    resume_s = profile.resume_s(device, view)
-    if progress.steps_made * progress.step_s < LEAST_RUN * resume_s:
+    going_on = board.outlook.going_on(task, running.workers.kind)
+    if going_on is None or progress.steps_made * progress.step_s < LEAST_RUN * going_on.resume_s:
         return None
-    after_s = resume_s + sum(
-        profile.stage_s(device, view, stage, task.shape, 1) or 0.0
-        for stage in task.pending
-        if view.stages.index(stage) > view.stages.index(view.loop_stage)
-    )
     job = running.jobs[0]
-    if is_overdue(board, job, task.started_s):
-        return None
-    known = [
-        (degree, seconds + after_s)
-        for degree in profile.degrees(device, view)
-        if degree in running.workers.kind[1] or degree == task.degree
-        if (
-            seconds := profile.stage_s(
-                device, view, view.loop_stage, task.shape, progress.steps_left, degree=degree
-            )
-        )
-        is not None
-    ]
-    if task.degree not in (degree for degree, _ in known):
-        return None
     is_late = progress.ends_s > job.deadline_s
-    return Victim(
-        running=running,
-        boundary_s=progress.boundary_s,
-        deadline_s=float("inf") if is_late else job.deadline_s,
-        degrees=tuple(degree for degree, _ in known),
-        needs_s=tuple(seconds for _, seconds in known),
-    )
+    if is_late and is_overdue(board, job, task.started_s):
+        return None
+    deadline_s = float("inf") if is_late else job.deadline_s
+    return Victim(running, progress.boundary_s, deadline_s, progress.steps_left, going_on)
 
 
 def _enough(able: list[Victim], need: int, run_s: float) -> list[Victim]:
@@ -189,15 +166,15 @@ def _enough(able: list[Victim], need: int, run_s: float) -> list[Victim]:
     for victim in able:
         rest = victim.degree - need
         if rest > 0 and any(
-            degree <= rest and victim.boundary_s + ROOM * needs_s <= victim.deadline_s
-            for degree, needs_s in zip(victim.degrees, victim.needs_s, strict=True)
+            degree <= rest and victim.boundary_s + ROOM * victim.needs_s(degree) <= victim.deadline_s
+            for degree in victim.going_on.degrees
         ):
             return [victim]
     chosen: list[Victim] = []
     for victim in able:
         if need <= 0:
             break
-        if victim.boundary_s + run_s + ROOM * victim.same_degree_s <= victim.deadline_s:
+        if victim.boundary_s + run_s + ROOM * victim.needs_s(victim.degree) <= victim.deadline_s:
             chosen.append(victim)
             need -= victim.degree
     return chosen if need <= 0 else []

@@ -180,6 +180,10 @@ class Pool:
         """How many idle workers of `node` could be in a gang whose first is of that class."""
         return sum(len(each.idle.get(node, ())) for each in (first, *self._mates(first, loop)))
 
+    def has_idle(self, node: str) -> bool:
+        """Whether any worker of `node` is idle."""
+        return any(each.idle.get(node) for each in self.classes)
+
     def gang_classes(self, first: WorkerClass, loop: StageKey) -> list[WorkerClass]:
         """The classes that could be in a gang whose first is of that class, fewest stages first."""
         return sorted((first, *self._mates(first, loop)), key=lambda each: (len(each.usable), each.place))

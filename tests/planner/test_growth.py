@@ -33,6 +33,16 @@ def test_the_most_seconds_saved_per_worker_come_first() -> None:
     assert {name: len(workers) for name, workers in placed.items()} == {"a": 1, "b": 2}
 
 
+def test_a_job_starts_on_the_node_where_it_can_grow_as_long_as_there_is_room_for_all() -> None:
+    workers = [*node("n0", 4), *node("n1", 1)]
+    assert len(starts(decided(workers, [job("a", LATE, LARGE)])[0])["a"]) == 4
+    # with growth off, or more waiting than can grow, it goes where it fits best
+    assert starts(decided(workers, [job("a", LATE, LARGE)], parts=Parts(grows=False))[0]) == {"a": ("n1w0",)}
+    placed = starts(decided(workers, [job("a", 100.0, LARGE), job("b", LATE, LARGE)])[0])
+    assert placed["a"] == ("n1w0",)
+    assert len(placed["b"]) == 4
+
+
 def test_nothing_grows_while_something_waits() -> None:
     workers = [*node("n0", 2), *node("n1", 3)]
     # it needs four of a node

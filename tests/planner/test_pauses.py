@@ -16,8 +16,17 @@ def test_an_urgent_job_pauses_one_with_a_later_deadline_and_room() -> None:
     assert isinstance(effect, Pause)
     assert (effect.worker, effect.job, effect.reason) == ("n0w0", "long", Reason.MORE_URGENT)
     assert effect.detail == "urgent needs 1 of n0 within 3.80 s"
-    # and looks again while it waits
-    assert wake == WakeAt(at_s=0.25, reason=Reason.WAITING_JOBS)
+    # the worker will say when it is free
+    assert wake is None
+
+
+def test_it_looks_again_while_nobody_can_be_paused_yet() -> None:
+    # a step takes less than ten resumes, and none was made yet
+    slow = Profile().with_measured(replace(COSTS.measured(), resume_s=0.15))
+    long = running("long", 100.0)
+    workers = busy(node("n0", 1), long, since_s=0.0)
+    effects, wake = decided(workers, [long, job("urgent", 15.0)], now_s=0.2, profile=slow)
+    assert (effects, wake) == ([], WakeAt(at_s=0.25, reason=Reason.WAITING_JOBS))
 
 
 def test_pauses_can_be_switched_off() -> None:
