@@ -127,7 +127,7 @@ def read_journal(file: Path) -> Journal:
                     workers.setdefault(event["worker"])
                 case "stage":
                     stages.append(_stage(event))
-                case "effect" if event["effect"] != "run":
+                case "effect" if event["effect"] in ("load", "evict"):
                     effects.append(_effect(event))
                 case "request":
                     ends.append(_end(event))

@@ -19,7 +19,7 @@ from gateway.slip import SLIP, Slip
 from gateway.tasks import Task
 from gateway.timings import times_s
 from pipelines.graph import Stage
-from planner.types import Evict, Load, Pause, Reason, Run
+from planner.types import Degrade, Evict, Load, Pause, Reason, Reject, Run
 from wire.to_gateway import StageDone, StagesLoaded
 
 log = logging.getLogger(__name__)
@@ -40,17 +40,28 @@ class Retry(enum.StrEnum):
     PAUSED = "paused"
 
 
-class CarriedOut(msgspec.Struct, frozen=True):
-    """An effect of the planner: "run", "load", "evict" or "pause"."""
+Effect = Run | Load | Evict | Pause | Reject | Degrade
+
+
+class CarriedOut(msgspec.Struct, frozen=True, kw_only=True):
+    """An effect of the planner: "run", "join", "load", "evict", "pause", "reject" or "degrade".
+
+    What it is not about is empty: no worker for a refusal, no job for a load. `jobs` share one task.
+    """
 
     effect: str
-    worker: str
+    worker: str = ""
     model: str
-    stages: tuple[str, ...]
-    job: str | None
+    stages: tuple[str, ...] = ()
+    jobs: tuple[str, ...] = ()
+    degree: int = 1
     reason: Reason
     detail: str
     at_s: float
+
+    @property
+    def job(self) -> str | None:
+        return self.jobs[0] if self.jobs else None
 
 
 class Accounts:
@@ -78,8 +89,10 @@ class Accounts:
         *,
         steps: int,
         from_step: int,
+        batch: int,
         request_id: str | None,
     ) -> None:
+        """`batch`: how many tasks shared a loop's calls on average."""
         if (slip := self._slips.get(request_id or "")) is not None:
             slip.ran(stage.name, worker.worker_id)
         if not task.is_warm_up:
@@ -87,6 +100,7 @@ class Accounts:
             self.metrics.stage_seconds.labels(task.model, stage.name).observe(seconds)
             if stage.kind == "diffuse":
                 self.metrics.step_seconds.labels(task.model, stage.name).observe(seconds / max(1, steps))
+                self.metrics.batch_jobs.labels(task.model, stage.name).observe(batch)
         self._journal.record(
             "stage",
             worker=worker.worker_id,
@@ -100,9 +114,10 @@ class Accounts:
             overhead_s=done.overhead_s,
             steps=steps,
             from_step=from_step,
+            batch=batch,
         )
 
-    def effect(self, effect: Run | Load | Evict | Pause, model: str, at_s: float) -> None:
+    def effect(self, effect: Effect, model: str, at_s: float) -> None:
         """An effect of the planner was carried out, for `model`."""
         told = _carried_out(effect, model, at_s)
         self.effects.append(told)
@@ -110,17 +125,26 @@ class Accounts:
         log.log(
             logging.INFO if isinstance(effect, Load | Evict) else logging.DEBUG,
             "%s: %s %s of %s (%s%s)",
-            told.worker,
+            told.worker or "planner",
             told.effect,
-            ", ".join(told.stages) or "the loop",
-            told.job or model,
+            ", ".join(told.stages) or "the rest",
+            ", ".join(told.jobs) or model,
             told.reason,
             f": {told.detail}" if told.detail else "",
         )
-        fields = msgspec.structs.asdict(told)
-        if isinstance(effect, Pause):
-            del fields["effect"], fields["stages"]
-        self._journal.record("pause" if isinstance(effect, Pause) else "effect", **fields)
+        match effect:
+            case Load() | Evict() | Run():
+                self._journal.record("effect", **msgspec.structs.asdict(told))
+            case Pause() | Reject() | Degrade():
+                self._journal.record(
+                    told.effect,
+                    worker=told.worker,
+                    model=model,
+                    job=told.job,
+                    reason=told.reason,
+                    detail=told.detail,
+                    at_s=at_s,
+                )
 
     def request_ended(self, request: Request) -> None:
         """Accepted or refused, the request has its outcome."""
@@ -215,12 +239,27 @@ class Accounts:
         self._journal.record("kill", worker=worker.worker_id, reason=reason, at_s=at_s)
 
 
-def _carried_out(effect: Run | Load | Evict | Pause, model: str, at_s: float) -> CarriedOut:
-    why, kind = effect.reason, type(effect).__name__.lower()
+def _carried_out(effect: Effect, model: str, at_s: float) -> CarriedOut:
+    told = CarriedOut(
+        effect=type(effect).__name__.lower(),
+        model=model,
+        reason=effect.reason,
+        detail=effect.detail,
+        at_s=at_s,
+    )
     match effect:
         case Run():
-            return CarriedOut(kind, effect.workers[0], model, effect.stages, effect.jobs[0], why, "", at_s)
-        case Pause():
-            return CarriedOut(kind, effect.worker, model, (), effect.job, why, effect.detail, at_s)
+            return msgspec.structs.replace(
+                told,
+                effect="run" if effect.joins is None else "join",
+                worker=effect.workers[0],
+                stages=effect.stages,
+                jobs=effect.jobs,
+                degree=effect.degree,
+            )
         case Load() | Evict():
-            return CarriedOut(kind, effect.worker, model, effect.stages, None, why, effect.detail, at_s)
+            return msgspec.structs.replace(told, worker=effect.worker, stages=effect.stages)
+        case Pause():
+            return msgspec.structs.replace(told, worker=effect.worker, jobs=(effect.job,))
+        case Reject() | Degrade():
+            return msgspec.structs.replace(told, jobs=(effect.job,))

@@ -1,8 +1,7 @@
 """How a model comes: a worker describes it, the planner places it, workers load it, each stage is run once.
 
-A profile that is kept is read before it is placed, and a worker that is to measure one is told before it loads.
-
-Which worker loads what and when is the planner's decision; here is what the answers mean.
+A profile that is kept is read before the model is placed, and a worker that is to measure one is told so
+before it loads. Which worker loads what and when is the planner's decision; here is what the answers mean.
 """
 
 from __future__ import annotations
@@ -107,9 +106,7 @@ class Arrivals:
     def _place(self, models: Collection[ServedModel], *, started: bool) -> None:
         """Let the planner place what is described: the models named at start together, then each at once."""
         new = [
-            (served, served.graph)
-            for served in models
-            if served.graph is not None and served.runs is None
+            (served, served.graph) for served in models if served.graph is not None and served.runs is None
         ]
         for served, graph in new:
             try:

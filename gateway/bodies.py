@@ -32,7 +32,6 @@ REFUSED_FIELDS: dict[str, str] = {
 
 REFUSED_VALUES: dict[tuple[str, object], str] = {
     ("background", "transparent"): "pictures here are opaque",
-    ("exactness", "approximate"): "nothing here makes approximate pictures, with allow_degraded or without",
     ("output_format", "gif"): "files here are png, jpeg or webp",
     ("output_format", "svg"): "files here are png, jpeg or webp",
     ("partial_images", 1): "nothing is streamed here",
@@ -111,11 +110,18 @@ class ImagesRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         Meta(description="End it at its deadline, with 504, rather than finish it late; false if left out."),
     ] = None
     exactness: Annotated[
-        Literal["bitwise", "numeric"] | None,
-        Meta(description="What is promised of the pixels; numeric if left out."),
+        Literal["bitwise", "numeric", "approximate"] | None,
+        Meta(
+            description="What is promised of the pixels; numeric if left out. approximate: consent as"
+            " allow_degraded is."
+        ),
     ] = None
     allow_degraded: Annotated[
-        bool | None, Meta(description="Consent to cheaper pictures, of which nothing here makes any yet.")
+        bool | None,
+        Meta(
+            description="Consent to fewer steps, half of them at least, where all of them would be too late."
+            " Without effect beside bitwise or numeric."
+        ),
     ] = None
     lora: Annotated[
         str | LoraRequest | None,
@@ -162,9 +168,13 @@ class ImagesRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class ImageItem(msgspec.Struct, frozen=True, kw_only=True):
-    """One picture: the file itself, or where it is until `expires_at`, in seconds since 1970."""
+    """One picture: the file itself, or where it is until `expires_at`, in seconds since 1970.
+
+    `num_inference_steps` is there if it was made with fewer than were asked for.
+    """
 
     seed: int
+    num_inference_steps: int | UnsetType = UNSET
     b64_json: bytes | UnsetType = UNSET
     url: str | UnsetType = UNSET
     expires_at: int | UnsetType = UNSET
@@ -173,8 +183,8 @@ class ImageItem(msgspec.Struct, frozen=True, kw_only=True):
 class ImagesReply(msgspec.Struct, frozen=True, kw_only=True):
     """The pictures, in order of their seeds.
 
-    `quality` is left out where num_inference_steps took its place. `exactness` is what was kept, of the
-    weakest picture.
+    `quality` is left out where num_inference_steps took its place, or where fewer steps were made.
+    `exactness` is what was kept, of the weakest picture.
     """
 
     created: int

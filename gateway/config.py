@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
+from dataclasses import fields
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +13,8 @@ import msgspec
 
 from gateway.errors import ConfigRefused
 from gateway.logs import LogFormat
+from planner.policies import POLICIES
+from planner.types import Parts
 
 _BASE_URL = re.compile(r"https?://[^\s/?#]+(/[^\s?#]*)?")
 
@@ -20,6 +23,9 @@ Placement = Literal["auto", "colocated"] | dict[str, tuple[str, ...]]
 
 ProfileMode = Literal["auto", "off", "fresh"]
 """What stages cost: read from disk, else measured; neither, learnt from what runs; measured in any case."""
+
+PARTS = tuple(part.name for part in fields(Parts))
+"""Parts of the planner that can be switched off."""
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 
@@ -49,6 +55,8 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True):
     Weights are kept in host memory once for all workers, up to `host_weights_bytes`: 0 for none, None for
     half of what shared memory has free. A worker holds weights of up to `worker_memory_bytes`, None for no
     bound.
+
+    `policy` decides, a name of `planner.policies`, with the parts of the planner but those of `planner_off`.
 
     What stages cost is measured once for each model and kind of device, in about `profile_bound_s`, and kept
     in the folder `profiles`, None for one below the user's cache folder.
@@ -89,6 +97,8 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True):
     files_bytes: int = 1024**3
     file_ttl_s: float = 3600.0
     public_url: str | None = None
+    policy: str = "triptych"
+    planner_off: tuple[str, ...] = ()
     mix_window_s: float = 30.0
     min_dwell_s: float = 10.0
     min_samples: int = 12
@@ -131,6 +141,11 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True):
         for name in self.__struct_fields__:
             if name.endswith("_s"):
                 _positive(name, getattr(self, name))
+        if self.policy not in POLICIES:
+            raise ConfigRefused("policy", f"{self.policy!r} is none of {', '.join(POLICIES)}")
+        for part in self.planner_off:
+            if part not in PARTS:
+                raise ConfigRefused("planner_off", f"{part!r} is none of {', '.join(PARTS)}")
         if self.heartbeat_timeout_s < 2 * self.heartbeat_interval_s:
             raise ConfigRefused("heartbeat_timeout_s", "is less than two heartbeat intervals")
         if not self.workers:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 
 from gateway.config import GatewayConfig
@@ -14,16 +15,22 @@ from pipelines.families import is_guided
 from pipelines.graph import StageGraph
 from planner.core import decide, initial_state
 from planner.deadline import default_deadline_s
+from planner.expected import Expected, expected
 from planner.measurements import Measurements
 from planner.placement import Placement
-from planner.types import Effect, ModelView, Observation, PlannerConfig, Shape
+from planner.types import Effect, ModelView, Observation, Parts, PlannerConfig, Shape
 from wire.generation import Generation
 
 
 class Planner:
-    """Carries the planner's state from one decision to the next. `models` are those that it places."""
+    """Carries the planner's state from one decision to the next. `models` are those that it places.
 
-    def __init__(self, config: GatewayConfig) -> None:
+    `decided` is told what each decision took, in seconds of this thread's processor time.
+    """
+
+    def __init__(self, config: GatewayConfig, decided: Callable[[float], None] = lambda _: None) -> None:
+        self._decided = decided
+        self._seen: Observation | None = None
         self.models: Mapping[str, ModelView] = {}
         self._kinds: frozenset[str] = frozenset()
         self._config = config
@@ -77,8 +84,20 @@ class Planner:
     def decide(self, observation: Observation) -> tuple[Effect, ...]:
         """The effects to carry out now, in order. Not to be called twice in one turn of the loop."""
         self._kinds = frozenset(worker.device for worker in observation.workers)
+        self._seen = observation
+        began_s = time.thread_time()
         self._state, effects = decide(self._state, observation)
+        self._decided(time.thread_time() - began_s)
         return effects
+
+    @property
+    def config(self) -> PlannerConfig:
+        """How it decides."""
+        return self._state.config
+
+    def expected(self) -> Expected | None:
+        """What is asked for, as of the last decision; None before the first one. Takes milliseconds."""
+        return None if self._seen is None else expected(self._state, self._seen)
 
     def deadline_s(
         self, model: str, stages: tuple[str, ...], shape: Shape, steps: int, now_s: float, terms: Terms
@@ -164,4 +183,6 @@ def _planner_config(config: GatewayConfig, models: Iterable[ModelView]) -> Plann
         mix_window_s=config.mix_window_s,
         min_dwell_s=config.min_dwell_s,
         min_samples=config.min_samples,
+        parts=Parts(**dict.fromkeys(config.planner_off, False)),
+        policy=config.policy,
     )

@@ -58,8 +58,9 @@ class Departures:
         if served.runs is not None:
             served.runs.warm_ups.close()
         for worker in self._around.fleet.up():
-            if worker.task is not None and worker.task.model == served.name and worker.task.is_warm_up:
-                self._around.send(worker.worker_id, CancelTask(task_id=worker.task.task_id))
+            for task in worker.batch:
+                if task.model == served.name and task.is_warm_up:
+                    self._around.send(worker.worker_id, CancelTask(task_id=task.task_id))
 
     def _has_tasks(self, served: ServedModel) -> bool:
         return any(task.model == served.name for worker in self._around.fleet for task in worker.tasks)

@@ -9,7 +9,14 @@ from typing import Protocol
 from gateway.accounts import Accounts
 from gateway.decisions import Planner, shape_of
 from gateway.encodes import EncodeCache, encode_key
-from gateway.errors import ApiError, ClientLeft, DeadlineMissed, QueueFull, ShuttingDown
+from gateway.errors import (
+    ApiError,
+    ClientLeft,
+    DeadlineInfeasible,
+    DeadlineMissed,
+    QueueFull,
+    ShuttingDown,
+)
 from gateway.handoffs import Handoffs
 from gateway.job import Job
 from gateway.jobs import JobBook, Outcome, Request
@@ -120,6 +127,15 @@ class Desk:
         request = self.book.request_of(job)
         self._settle(request, self.book.fail(job, error, self._now_s()))
 
+    def reject(self, job: Job, why: str, *, retry_after_s: float) -> None:
+        """An open job could not be in time, and its request is not served: REJECTED if nothing was begun."""
+        request = self.book.request_of(job)
+        if not job.is_started:
+            error = DeadlineInfeasible(f"it could not be in time: {why}", retry_after_s=retry_after_s)
+            self._end(request, Outcome.REJECTED, error)
+        else:
+            self._end(request, Outcome.CANCELLED, DeadlineMissed(f"it cannot be in time any more: {why}"))
+
     async def deliver(self, job: Job) -> None:
         """Read the picture of a job that is FINISHING and hand it to its request.
 
@@ -168,6 +184,9 @@ class Desk:
                     deadline_s=self._planner.deadline_s(graph.model, stages, shape, steps, now_s, terms),
                     priority=terms.priority,
                     encode_key=key,
+                    least_steps=terms.least_steps,
+                    deadline_asked=terms.slo_ms is not None,
+                    drop_if_late=terms.drop_if_late,
                 )
             )
         request = Request(request_id=request_id, jobs=tuple(jobs), arrived_s=now_s)

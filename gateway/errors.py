@@ -22,6 +22,7 @@ GatewayError
    |  `- ClientLeft           499 never sent: nobody is listening
    |- OurError
    |  |- QueueFull            429 retry
+   |  |- DeadlineInfeasible   429 retry
    |  |- KeyBusy              429 retry
    |  |- NotReady             503 retry
    |  |- TooManyConnections   503 retry
@@ -229,6 +230,19 @@ class QueueFull(OurError):
 
     def __init__(self, message: str, *, retry_after_s: float) -> None:
         super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class DeadlineInfeasible(OurError):
+    """It could not be done by its deadline, and nothing of it was begun."""
+
+    status = 429
+    kind = "rate_limit_error"
+    code = "deadline_infeasible"
+    may_retry = True
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        super().__init__(message, param="slo_ms")
         self.retry_after_s = retry_after_s
 
 

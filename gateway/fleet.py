@@ -11,7 +11,7 @@ import enum
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from gateway.tasks import Task
+from gateway.tasks import Task, view_of
 from planner.types import StageKey, WorkerView
 from wire.to_gateway import Heartbeat, Hello, Phase
 
@@ -29,9 +29,10 @@ class WorkerState(enum.StrEnum):
 class Worker:
     """One worker of the configuration, through all its incarnations.
 
-    `task` has the device; `finishing` are tasks, by id, whose device work is over and whose picture is still
-    being encoded beside it. `kind`: of its device, by which costs are known, "" before its Hello.
-    `unanswered`: so many times it was told to describe, to measure or to forget a model.
+    `batch` has the device: one task, or several that share the calls of their loops; in the order in which
+    they were sent, and some may be waiting for it. `finishing` are tasks, by id, whose device work is over
+    and whose picture is still being encoded beside it. `kind`: of its device, by which costs are known, ""
+    before its Hello. `unanswered`: so many times it was told to describe, to measure or to forget a model.
     """
 
     worker_id: str
@@ -46,7 +47,7 @@ class Worker:
     failed: set[StageKey] = field(default_factory=set)
     unanswered: int = 0
     resident_bytes: int = 0
-    task: Task | None = None
+    batch: list[Task] = field(default_factory=list)
     finishing: dict[str, Task] = field(default_factory=dict)
     heard_at_s: float = 0.0
     phase: Phase = Phase.STARTING
@@ -62,7 +63,12 @@ class Worker:
     @property
     def is_free(self) -> bool:
         """Up and without a task."""
-        return self.is_up and self.task is None and not self.condemned
+        return self.is_up and not self.batch and not self.condemned
+
+    @property
+    def task(self) -> Task | None:
+        """The task that has the device, the oldest of a batch."""
+        return self.batch[0] if self.batch else None
 
     def started(self, now_s: float) -> None:
         """A process was started; nothing of its predecessor is true of it."""
@@ -88,21 +94,20 @@ class Worker:
     @property
     def tasks(self) -> list[Task]:
         """Every task without a terminal message yet."""
-        return [*self.finishing.values(), *([self.task] if self.task else [])]
+        return [*self.finishing.values(), *self.batch]
 
     def task_of(self, task_id: str) -> Task | None:
         return next((task for task in self.tasks if task.task_id == task_id), None)
 
     def device_ended(self, task: Task) -> None:
-        """The device is free for another task; this one's terminal message is still to come."""
+        """It needs the device no more; its terminal message is still to come."""
         self.finishing[task.task_id] = task
-        self.task = None
+        self.batch = [other for other in self.batch if other is not task]
 
     def ended(self, task: Task) -> None:
         """Its terminal message came."""
         self.finishing.pop(task.task_id, None)
-        if self.task is task:
-            self.task = None
+        self.batch = [other for other in self.batch if other is not task]
 
     def heard(self, now_s: float) -> None:
         self.heard_at_s = now_s
@@ -110,8 +115,9 @@ class Worker:
     def beat(self, heartbeat: Heartbeat, now_s: float) -> None:
         """A heartbeat shows the phase, and progress even if a message was late: another place than before."""
         self.phase, self.phase_since_s = heartbeat.phase, now_s - heartbeat.since_s
-        task, place = self.task, (heartbeat.stage, heartbeat.step)
-        if task and heartbeat.task_id == task.task_id and place != task.beaten_at:
+        place = (heartbeat.stage, heartbeat.step)
+        task = next((task for task in self.batch if task.task_id == heartbeat.task_id), None)
+        if task and place != task.beaten_at:
             task.beaten_at, task.moved_at_s = place, now_s
 
     def view(self) -> WorkerView:
@@ -120,7 +126,7 @@ class Worker:
             node=self.hello.node if self.hello else "",
             resident=frozenset(self.resident),
             loading=frozenset(self.asked | self.unwarmed),
-            task=self.task.view() if self.task else None,
+            task=view_of(self.batch) if self.batch else None,
             failed=frozenset(self.failed),
             occupied=self.unanswered > 0,
             device=self.kind,
@@ -163,7 +169,7 @@ class Worker:
         self.failed.clear()
         self.unanswered = 0
         self.resident_bytes = 0
-        self.task = None
+        self.batch = []
         self.finishing.clear()
         self.phase, self.phase_since_s = Phase.STARTING, now_s
         self.condemned = False
@@ -206,4 +212,4 @@ class Fleet:
     def statistics(self) -> dict[str, int]:
         """Workers per state, and how many have a task."""
         counts = {str(state): sum(worker.state is state for worker in self) for state in WorkerState}
-        return counts | {"busy": sum(worker.task is not None for worker in self)}
+        return counts | {"busy": sum(bool(worker.batch) for worker in self)}

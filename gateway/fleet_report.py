@@ -41,7 +41,8 @@ class TaskReport(msgspec.Struct, frozen=True, kw_only=True):
     """One task on a worker; a warm-up has no job. `stage` runs or is next, None behind the last.
 
     `step` of `steps` are done while `stage` is the model's loop, None otherwise. `moved_unix_s` is when it
-    was last heard to get on.
+    was last heard to get on. `batch` tasks have the worker's device, this one among them, and share the calls
+    of their loops; each is on `degree` workers.
     """
 
     id: str
@@ -55,14 +56,16 @@ class TaskReport(msgspec.Struct, frozen=True, kw_only=True):
     since_unix_s: float
     moved_unix_s: float
     pausing: bool
+    batch: int
+    degree: int
 
 
 class WorkerReport(msgspec.Struct, frozen=True, kw_only=True):
     """`since_unix_s`: of its state. What is of a process (`device_name` to `threads`) is None without one.
 
     `loading`: asked for, or loaded and not warm yet; `failed`: those that this process cannot hold.
-    `finishing`: tasks whose device work is over. `to_be_killed`: it is silent, stuck or wrong, and has yet
-    to end.
+    `task` has the device, the oldest of those that share it; `joined` are the others. `finishing`: tasks
+    whose device work is over. `to_be_killed`: it is silent, stuck or wrong, and has yet to end.
     """
 
     id: str
@@ -83,13 +86,15 @@ class WorkerReport(msgspec.Struct, frozen=True, kw_only=True):
     failed: StagesByModel
     resident_bytes: int
     task: TaskReport | None
+    joined: tuple[TaskReport, ...]
     finishing: tuple[TaskReport, ...]
 
 
 class WaitingReport(msgspec.Struct, frozen=True, kw_only=True):
     """A job that no worker has. `slack_s`: until its deadline, negative when that has passed.
 
-    `held_s`: how long it is still kept back after a setback.
+    `held_s`: how long it is still kept back after a setback. `degraded`: it is to take fewer steps than were
+    asked for.
     """
 
     job: str
@@ -103,6 +108,7 @@ class WaitingReport(msgspec.Struct, frozen=True, kw_only=True):
     held_s: float
     step: int
     steps: int
+    degraded: bool
 
 
 class QueueReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -134,7 +140,7 @@ class DemandReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PlacementReport(msgspec.Struct, frozen=True, kw_only=True):
-    """`workers` by id. `rate`: how many times the `forecast` it can serve, None while none was made.
+    """`workers` by id. `rate`: how many times the `forecast` of its making it serves, None if that is none.
 
     `homeless`: stages that no worker has room for.
     """
@@ -148,15 +154,43 @@ class PlacementReport(msgspec.Struct, frozen=True, kw_only=True):
     homeless: StagesByModel
 
 
+class ArrivalsReport(msgspec.Struct, frozen=True, kw_only=True):
+    """Pictures a second that are forecast of one kind."""
+
+    model: str
+    size: str
+    frames: int
+    steps: int
+    per_s: float
+
+
+class PlannerReport(msgspec.Struct, frozen=True, kw_only=True):
+    """`parts`: those that are on. `arrivals` and `demand` are forecast now.
+
+    The placement serves `rate` times as much; None while nothing is asked for.
+    """
+
+    policy: str
+    parts: tuple[str, ...]
+    arrivals: tuple[ArrivalsReport, ...]
+    demand: tuple[DemandReport, ...]
+    rate: float | None
+
+
 class EffectReport(msgspec.Struct, frozen=True, kw_only=True):
-    """One effect of the planner that was carried out: "run", "load", "evict" or "pause"."""
+    """One effect of the planner that was carried out.
+
+    It is "run", "join" (a loop that runs), "load", "evict", "pause", "reject" or "degrade". What it is not
+    about is empty; `jobs` share one task on `degree` workers, `worker` first.
+    """
 
     effect: str
     at_unix_s: float
     worker: str
     model: str
     stages: tuple[str, ...]
-    job: str | None
+    jobs: tuple[str, ...]
+    degree: int
     reason: Reason
     detail: str
 
@@ -185,6 +219,7 @@ class FleetReport(msgspec.Struct, frozen=True, kw_only=True):
     models: tuple[ModelReport, ...]
     workers: tuple[WorkerReport, ...]
     queue: QueueReport
+    planner: PlannerReport
     placement: PlacementReport | None
     effects: tuple[EffectReport, ...]
     store: StoreReport

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields
 
 import msgspec
 from aiohttp import web
 
 from gateway.accounts import CarriedOut
+from gateway.decisions import Planner
 from gateway.fleet import Worker
 from gateway.fleet_report import (
+    ArrivalsReport,
     DemandReport,
     EffectReport,
     EncodeCacheReport,
@@ -19,6 +22,7 @@ from gateway.fleet_report import (
     ModelReport,
     PlacedReport,
     PlacementReport,
+    PlannerReport,
     QueueReport,
     StagesByModel,
     StoreReport,
@@ -36,8 +40,9 @@ from gateway.version import VERSION
 from planner.dispatch import precedence
 from planner.parts import letters, replica_type
 from planner.placement import Placement
-from planner.types import ModelView, StageKey
+from planner.types import ModelView, Parts, StageKey
 from wire.codec import PROTOCOL_VERSION
+from wire.generation import Exactness
 
 MAX_WAITING_SHOWN = 200
 
@@ -84,6 +89,7 @@ def fleet_report(engine: Engine, store_bytes: int) -> FleetReport:
         ),
         workers=tuple(_worker(worker, engine, to_unix) for worker in engine.fleet),
         queue=_queue(engine.book, now_s),
+        planner=_planner(engine.planner),
         placement=None if placement is None else _placement(placement, engine.planner.models, to_unix),
         effects=tuple(_effect(carried_out, to_unix) for carried_out in engine.accounts.effects),
         store=StoreReport(
@@ -122,8 +128,9 @@ def _worker(worker: Worker, engine: Engine, to_unix: ToUnix) -> WorkerReport:
         loading=_by_model(worker.asked | worker.unwarmed),
         failed=_by_model(worker.failed),
         resident_bytes=worker.resident_bytes,
-        task=_task(worker.task, engine, to_unix) if worker.task else None,
-        finishing=tuple(_task(task, engine, to_unix) for task in worker.finishing.values()),
+        task=_task(worker.task, worker, engine, to_unix) if worker.task else None,
+        joined=tuple(_task(task, worker, engine, to_unix) for task in worker.batch[1:]),
+        finishing=tuple(_task(task, worker, engine, to_unix) for task in worker.finishing.values()),
     )
 
 
@@ -134,7 +141,7 @@ def _by_model(stages: Iterable[StageKey]) -> StagesByModel:
     return {model: tuple(names) for model, names in by_model.items()}
 
 
-def _task(task: Task, engine: Engine, to_unix: ToUnix) -> TaskReport:
+def _task(task: Task, worker: Worker, engine: Engine, to_unix: ToUnix) -> TaskReport:
     job = None if task.job_id is None else engine.book.job(task.job_id)
     stage = task.pending[0] if task.pending else None
     model = engine.planner.models.get(task.model)
@@ -151,6 +158,8 @@ def _task(task: Task, engine: Engine, to_unix: ToUnix) -> TaskReport:
         since_unix_s=to_unix(task.sent_s),
         moved_unix_s=to_unix(task.moved_at_s),
         pausing=task.pausing,
+        batch=len(worker.batch) if task in worker.batch else 1,
+        degree=1,
     )
 
 
@@ -179,6 +188,34 @@ def _waiting(job: Job, now_s: float) -> WaitingReport:
         held_s=round(max(0.0, job.hold_until_s - now_s), 3),
         step=job.steps_done,
         steps=job.steps,
+        degraded=job.exactness is Exactness.APPROXIMATE,
+    )
+
+
+def _planner(planner: Planner) -> PlannerReport:
+    now = planner.expected()
+    return PlannerReport(
+        policy=planner.config.policy,
+        parts=tuple(part.name for part in fields(Parts) if getattr(planner.config.parts, part.name)),
+        arrivals=tuple(
+            ArrivalsReport(
+                model=kind.model,
+                size=f"{kind.shape.width_px}x{kind.shape.height_px}",
+                frames=kind.shape.frames,
+                steps=kind.steps,
+                per_s=round(per_s, 6),
+            )
+            for kind, per_s in (sorted(now.arrivals.items()) if now else ())
+        ),
+        demand=_demand(now.demand_s) if now else (),
+        rate=now.rate if now else None,
+    )
+
+
+def _demand(demand_s: Mapping[StageKey, float]) -> tuple[DemandReport, ...]:
+    return tuple(
+        DemandReport(model=model, stage=stage, gpu_seconds_per_s=round(seconds, 6))
+        for (model, stage), seconds in sorted(demand_s.items())
     )
 
 
@@ -197,10 +234,7 @@ def _placement(placement: Placement, models: Mapping[str, ModelView], to_unix: T
         reason=placement.reason,
         detail=placement.detail,
         rate=placement.rate,
-        forecast=tuple(
-            DemandReport(model=model, stage=stage, gpu_seconds_per_s=round(seconds, 6))
-            for (model, stage), seconds in sorted(placement.demand_s.items())
-        ),
+        forecast=_demand(placement.demand_s),
         homeless=_by_model(placement.homeless),
     )
 
@@ -212,7 +246,8 @@ def _effect(carried_out: CarriedOut, to_unix: ToUnix) -> EffectReport:
         worker=carried_out.worker,
         model=carried_out.model,
         stages=carried_out.stages,
-        job=carried_out.job,
+        jobs=carried_out.jobs,
+        degree=carried_out.degree,
         reason=carried_out.reason,
         detail=carried_out.detail,
     )

@@ -10,6 +10,7 @@ from typing import Protocol
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from gateway.decisions import Planner
 from gateway.encodes import EncodeCache
 from gateway.fleet import Fleet, WorkerState
 from gateway.handoffs import Handoffs as Store
@@ -88,7 +89,7 @@ class Workers(Collector):
         for worker in self._fleet:
             for state in WorkerState:
                 states.add_metric([worker.worker_id, str(state)], float(worker.state is state))
-            busy.add_metric([worker.worker_id], float(worker.task is not None))
+            busy.add_metric([worker.worker_id], float(bool(worker.batch)))
             resident.add_metric([worker.worker_id], worker.resident_bytes)
         yield states
         yield busy
@@ -119,6 +120,35 @@ class Models(Collector):
             for status in type(model.status):
                 statuses.add_metric([model.name, str(status)], float(status is model.status))
         yield statuses
+
+
+class Expected(Collector):
+    """What the planner expects, and how much of it its placement serves."""
+
+    def __init__(self, planner: Planner) -> None:
+        self._planner = planner
+
+    def collect(self) -> Iterator[Metric]:
+        arrivals = GaugeMetricFamily(
+            "triptych_forecast_pictures", "Pictures a second that are forecast", labels=["model"]
+        )
+        demand = GaugeMetricFamily(
+            "triptych_forecast_gpu_seconds",
+            "GPU-seconds a second that are forecast for a stage",
+            labels=["model", "stage"],
+        )
+        rate = GaugeMetricFamily(
+            "triptych_placement_rate", "How many times what is forecast the placement can serve"
+        )
+        if (now := self._planner.expected()) is not None:
+            for model in sorted({kind.model for kind in now.arrivals}):
+                per_s = sum(each for kind, each in now.arrivals.items() if kind.model == model)
+                arrivals.add_metric([model], per_s)
+            for key, seconds in sorted(now.demand_s.items()):
+                demand.add_metric(key, seconds)
+            if now.rate is not None:
+                rate.add_metric([], now.rate)
+        yield from (arrivals, demand, rate)
 
 
 class Encodes(Collector):

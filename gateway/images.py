@@ -10,18 +10,20 @@ from typing import Literal
 
 import msgspec
 from aiohttp import web
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from gateway.arrivals import decodes_in_tiles
-from gateway.bodies import ImageItem, ImagesReply, ImagesRequest
+from gateway.bodies import ImageItem, ImagesReply
 from gateway.errors import InvalidRequest, WrongContentType
 from gateway.files import FileStore
+from gateway.job import Job
 from gateway.jobs import Request
 from gateway.keys import ENGINE, FILES, REQUEST_ID
-from gateway.schema import parse_images_request, resolve
+from gateway.schema import least_steps, parse_images_request, resolve
 from gateway.slip import noted
 from gateway.terms import Terms
 from gateway.timings import server_timing
+from wire.generation import Exactness
 
 _THREAD_FROM_BYTES = 64 * 1024
 _draw = random.SystemRandom()
@@ -49,9 +51,13 @@ async def post_images(request: web.Request) -> web.Response:
     served = engine.roster.find(asked.model)
     tiled = functools.partial(decodes_in_tiles, engine.config, served.model)
     generations, (width_px, height_px) = resolve(asked, served.model, draw=_draw, tiled=tiled)
-    call = functools.partial(
-        engine.desk.generate, served, generations, _terms(asked), request_id=REQUEST_ID.get()
+    terms = Terms(
+        slo_ms=asked.slo_ms,
+        priority=asked.priority or "standard",
+        drop_if_late=bool(asked.drop_if_late),
+        least_steps=least_steps(asked, served.model, generations[0].num_inference_steps),
     )
+    call = functools.partial(engine.desk.generate, served, generations, terms, request_id=REQUEST_ID.get())
     if asked.response_format == "url":
         files = request.app[FILES]
         base = files.public_url or f"{request.scheme}://{request.host}"
@@ -65,7 +71,9 @@ async def post_images(request: web.Request) -> web.Response:
         created=int(time.time()),
         data=data,
         size=f"{width_px}x{height_px}",
-        quality=UNSET if asked.num_inference_steps is not None else _QUALITY[asked.quality or "auto"],
+        quality=UNSET
+        if asked.num_inference_steps is not None or done.exactness is Exactness.APPROXIMATE
+        else _QUALITY[asked.quality or "auto"],
         output_format=done.jobs[0].generation.file_format,
         exactness=done.exactness,
     )
@@ -80,16 +88,16 @@ async def post_images(request: web.Request) -> web.Response:
     )
 
 
-def _terms(asked: ImagesRequest) -> Terms:
-    return Terms(
-        slo_ms=asked.slo_ms,
-        priority=asked.priority or "standard",
-        drop_if_late=bool(asked.drop_if_late),
+def _as_files(done: Request) -> tuple[ImageItem, ...]:
+    return tuple(
+        ImageItem(seed=job.generation.seed, num_inference_steps=_steps(job), b64_json=job.picture or b"")
+        for job in done.jobs
     )
 
 
-def _as_files(done: Request) -> tuple[ImageItem, ...]:
-    return tuple(ImageItem(seed=job.generation.seed, b64_json=job.picture or b"") for job in done.jobs)
+def _steps(job: Job) -> int | UnsetType:
+    """Told where it is not what was asked for."""
+    return job.steps if job.exactness is Exactness.APPROXIMATE else UNSET
 
 
 def _as_urls(done: Request, files: FileStore, base: str) -> tuple[ImageItem, ...]:
@@ -98,5 +106,12 @@ def _as_urls(done: Request, files: FileStore, base: str) -> tuple[ImageItem, ...
     for job in done.jobs:
         stored = files.put(job.picture or b"", job.generation.file_format)
         url = f"{base}/v1/files/{stored.name}"
-        items.append(ImageItem(seed=job.generation.seed, url=url, expires_at=stored.expires_at))
+        items.append(
+            ImageItem(
+                seed=job.generation.seed,
+                num_inference_steps=_steps(job),
+                url=url,
+                expires_at=stored.expires_at,
+            )
+        )
     return tuple(items)

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+import msgspec
+
 from gateway.encodes import EncodeKey
 from gateway.lifecycle import BACK_TO, ENDED, STARTED, Event, State, advance
 from pipelines.graph import StageGraph
@@ -43,7 +45,8 @@ class Job:
     within that task too. `furthest` is the last step boundary ever passed, as (stage index, step); `died_at`
     is what it was when a worker last died in a stage. `encode_key` is what its encode result is known by,
     None where that is not shared; `looked_up_at` how many results were known when it was last looked for.
-    `exactness` is what was kept so far.
+    `exactness` is what was kept so far. `is_started`: a stage of its request was ever sent to a worker.
+    `least_steps`: the fewest that it agreed to, None if to none but what it asked for.
     """
 
     job_id: str
@@ -71,7 +74,12 @@ class Job:
     exactness: Exactness = Exactness.BITWISE
     looked_up_at: int = -1
     picture: bytes | None = None
+    is_started: bool = False
+    least_steps: int | None = None
+    deadline_asked: bool = False
+    drop_if_late: bool = False
     _view: JobView | None = None
+    _viewed_as: tuple[object, ...] = ()
 
     @property
     def model(self) -> str:
@@ -104,6 +112,18 @@ class Job:
     def loop_can_resume(self) -> bool:
         """Whether it is in the loop, and what the loop began with is durable."""
         return self.n_ended == self.n_durable == self.n_encode
+
+    @property
+    def batch_key(self) -> str:
+        """Jobs of one model with the same one may share calls; "": it is run alone.
+
+        So is one under which a worker died: if it is to blame, it shall not take others along again.
+        """
+        asked = self.generation
+        if asked.exactness is Exactness.BITWISE or self.died_at:
+            return ""
+        adapter = asked.adapter
+        return asked.workflow if adapter is None else f"{asked.workflow} {adapter.name} {adapter.scale}"
 
     def allows(self, kept: Exactness) -> bool:
         """Whether `kept` is as much as its request asked for."""
@@ -165,6 +185,16 @@ class Job:
         self.task_id = None
         return self.save(checkpoint)
 
+    def can_degrade(self, steps: int) -> bool:
+        """Whether it may take so few steps instead of its own: it agreed, and its loop has not begun."""
+        agreed = self.least_steps is not None and self.least_steps <= steps < self.steps
+        return agreed and self.task_id is None and self.checkpoint is None and self.n_ended <= self.n_encode
+
+    def degrade(self, steps: int) -> None:
+        """Take so few steps. Only if it `can_degrade`."""
+        self.generation = msgspec.structs.replace(self.generation, num_inference_steps=steps)
+        self.exactness = weakest((self.exactness, Exactness.APPROXIMATE))
+
     def rewind(self, now_s: float) -> None:
         """Back to the last point whose handoff exists, or to the start."""
         self.task_id = None
@@ -192,14 +222,19 @@ class Job:
 
     def view(self) -> JobView:
         """What the planner sees. Made anew only when it has changed: every turn asks every job."""
+        now = (
+            self.task_id,
+            self.n_ended,
+            self.handoff,
+            self.checkpoint,
+            self.generation,
+            self.is_started,
+            len(self.died_at),
+        )
         seen = self._view
-        if (
-            seen is None
-            or seen.running is not (self.task_id is not None)
-            or seen.steps_done != self.steps_done
-            or len(seen.pending) != len(self.graph.names) - self.n_ended
-        ):
-            seen = self._view = self._viewed()
+        if seen is None or now != self._viewed_as:
+            seen, self._viewed_as = self._viewed(), now
+            self._view = seen
         return seen
 
     def _viewed(self) -> JobView:
@@ -214,6 +249,12 @@ class Job:
             running=self.task_id is not None,
             steps_done=self.steps_done,
             priority=self.priority,
+            started=self.is_started,
+            batch_key=self.batch_key,
+            drop_if_late=self.drop_if_late,
+            least_steps=self.least_steps,
+            deadline_asked=self.deadline_asked,
+            node=self.handoff.node if self.handoff else "",
         )
 
     def _durable(self, handoff: Handle) -> list[Handle]:

@@ -76,6 +76,7 @@ class JobBook:
         self._requests: dict[str, Request] = {}
         self._jobs: dict[str, Job] = {}
         self._n_accepted = 0
+        self._n_turned_away = 0
         self._outcomes: Counter[Outcome] = Counter()
 
     @property
@@ -104,6 +105,7 @@ class JobBook:
                 f" {self._max_queued_jobs}",
                 retry_after_s=self._retry_after_s(now_s),
             )
+            self._n_turned_away += 1
             self._end(request, Outcome.REJECTED, error, request.jobs, now_s)
             raise error
         self._n_accepted += 1
@@ -153,7 +155,7 @@ class JobBook:
 
     def check(self) -> None:
         """Raises `InternalError` if a request has no outcome, two of them, or open jobs after it."""
-        settled = sum(n for outcome, n in self._outcomes.items() if outcome is not Outcome.REJECTED)
+        settled = self._outcomes.total() - self._n_turned_away
         if self._n_accepted != settled + len(self._requests):
             raise InternalError(
                 f"{self._n_accepted} requests were accepted, {settled} ended, {len(self._requests)} are open"

@@ -2,10 +2,12 @@
 
 Written by a thread: the event loop only puts a line in a bounded queue. Events, each with "event":
 
-- "stage": worker, job, request, model, stage, kind, started_at_s, ended_at_s, overhead_s, steps, from_step
-  (warm-ups: job is null; a loop that went on from a checkpoint ran `steps` steps behind its `from_step`)
-- "effect": effect ("run", "load", "evict"), worker, model, stages, job (of a run), reason, detail, at_s
-- "pause": worker, model, job, reason, detail, at_s
+- "stage": worker, job, request, model, stage, kind, started_at_s, ended_at_s, overhead_s, steps, from_step,
+  batch (warm-ups: job is null; a loop that went on from a checkpoint ran `steps` steps behind its
+  `from_step`; `batch` jobs shared its calls on average)
+- "effect": effect ("run", "join", "load", "evict"), worker, model, stages, jobs (of a run), degree, reason,
+  detail, at_s
+- "pause", "reject", "degrade": worker (of a pause), model, job, reason, detail, at_s
 - "request": request, model, outcome, status, code, n, size, steps, times_s, deadline_s (from arrival),
   deadline_met, exactness, at_s
 - "worker": worker, state, reason (why a dead one is that), at_s

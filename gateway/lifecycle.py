@@ -7,7 +7,8 @@ QUEUED -> ENCODING -> READY -> DIFFUSING <-> PAUSED
 A job whose encode result is known already goes from QUEUED to READY at once. One that loses its worker or its
 handoff goes back to the last point whose handoff exists: QUEUED, READY (with a checkpoint of the loop, if
 there is one) or DECODE_READY. ENCODING covers every stage before the denoise, so QUEUED may hold the output
-of an earlier encode stage. From any open state FAILED or CANCELLED, from QUEUED also REJECTED.
+of an earlier encode stage. From any open state FAILED or CANCELLED; from QUEUED also REJECTED, and from READY
+for one that came there with a known result, while nothing of it was begun.
 """
 
 from __future__ import annotations
@@ -85,7 +86,11 @@ NEXT: MappingProxyType[State, dict[Event, State]] = MappingProxyType(
             Event.ENCODE_DONE: State.READY,
             **_BACK_TO_QUEUED,
         },
-        State.READY: {Event.DIFFUSE_STARTED: State.DIFFUSING, **_BACK_TO_READY},
+        State.READY: {
+            Event.DIFFUSE_STARTED: State.DIFFUSING,
+            Event.REJECTED: State.REJECTED,
+            **_BACK_TO_READY,
+        },
         State.DIFFUSING: {
             Event.PAUSED: State.PAUSED,
             Event.DIFFUSE_DONE: State.DECODE_READY,

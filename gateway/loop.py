@@ -96,7 +96,7 @@ class Engine:
         self.failed: asyncio.Future[OperatorError] = asyncio.get_running_loop().create_future()
         self.keeper: Processes | None = None
         self.accounts = Accounts(journal, metrics)
-        self.planner = Planner(config)
+        self.planner = Planner(config, metrics.decision_seconds.observe)
         self.config = config
         self._socket = socket
         self._dirty = asyncio.Event()
@@ -136,7 +136,7 @@ class Engine:
         self.roster = Roster(catalogue, around, self)
         self.ready = self.roster.started
         self._turn = Turn(self.roster, around)
-        metrics.watch(self.fleet, self.book, self.encodes, handoffs, self.roster)
+        metrics.watch(self.fleet, self.book, self.encodes, handoffs, self.roster, self.planner)
 
     async def run(self) -> None:
         """Work until cancelled, or until a bug of ours, which `failed` then tells. Frees nothing."""

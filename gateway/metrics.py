@@ -18,9 +18,21 @@ from prometheus_client import (
     generate_latest,
 )
 
+from gateway.decisions import Planner
 from gateway.encodes import EncodeCache
 from gateway.fleet import Fleet
-from gateway.gauges import Encodes, Handoffs, JournalLines, Lines, Model, Models, Queue, StoreBytes, Workers
+from gateway.gauges import (
+    Encodes,
+    Expected,
+    Handoffs,
+    JournalLines,
+    Lines,
+    Model,
+    Models,
+    Queue,
+    StoreBytes,
+    Workers,
+)
 from gateway.handoffs import Handoffs as Store
 from gateway.jobs import JobBook
 from gateway.journal import Journal
@@ -32,6 +44,8 @@ disable_created_metrics()  # type: ignore[no-untyped-call] # it has no annotatio
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 60.0, 120.0, 300.0)
 _STEP_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_BATCHES = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
+_DECISION_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2)
 _LAG_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 
 
@@ -107,6 +121,18 @@ class Metrics:
             "effect",
             "reason",
         )
+        self.batch_jobs = self._histogram(
+            "triptych_batch_jobs",
+            "Jobs that shared the calls of a loop, on average over its steps, of each run of a loop stage",
+            "model",
+            "stage",
+            buckets=_BATCHES,
+        )
+        self.decision_seconds = self._histogram(
+            "triptych_decision_seconds",
+            "Processor time of one decision of the planner",
+            buckets=_DECISION_SECONDS,
+        )
         self.http_requests = self._counter(
             "triptych_http_requests", "Answers over HTTP", "route", "method", "status"
         )
@@ -126,12 +152,14 @@ class Metrics:
         encodes: EncodeCache,
         handoffs: Store,
         models: Iterable[Model],
+        planner: Planner,
     ) -> None:
         """Show the gauges of these."""
         for collector in (
             Queue(fleet, book),
             Workers(fleet),
             Models(models),
+            Expected(planner),
             Encodes(encodes),
             Handoffs(handoffs),
             Lines(),

@@ -13,6 +13,7 @@ import msgspec
 from gateway.bodies import ImagesReply, ImagesRequest
 from gateway.errors import (
     ApiError,
+    DeadlineInfeasible,
     DeadlineMissed,
     FilesFull,
     FileUnknown,
@@ -83,6 +84,7 @@ OPERATIONS: tuple[Operation, ...] = (
             ModelNotFound,
             WrongContentType,
             QueueFull,
+            DeadlineInfeasible,
             NotReady,
             ShuttingDown,
             FilesFull,

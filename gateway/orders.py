@@ -38,8 +38,11 @@ class Orders:
         self._send = send
         self._now_s = clock
 
-    def job(self, worker: Worker, job: Job, stages: tuple[str, ...]) -> None:
-        """Send the next `stages` of `job` to a free `worker`, a loop from the job's checkpoint on."""
+    def job(self, worker: Worker, job: Job, stages: tuple[str, ...], *, joins: str | None = None) -> None:
+        """Send the next `stages` of `job` to `worker`, a loop from the job's checkpoint on.
+
+        The worker is free, or has the task `joins`, whose calls it is to share.
+        """
         loop_stage = self._graph.loop_stage
         if stages[0] == self._graph.names[0] and job.encode_key is not None:
             self._encodes.missed()
@@ -63,6 +66,7 @@ class Orders:
             keep_after=keep_after,
             checkpoint=checkpoint.handle if checkpoint else None,
             checkpoint_every=task.checkpoint_every,
+            joins=joins,
         )
         self._send(worker.worker_id, message)
 
@@ -96,7 +100,7 @@ class Orders:
     ) -> Task:
         now_s = self._now_s()
         prefix = "task" if job_id else "warm-up"
-        worker.task = Task(
+        task = Task(
             task_id=f"{prefix}-{uuid.uuid4().hex}",
             job_id=job_id,
             model=self._graph.model,
@@ -105,5 +109,7 @@ class Orders:
             steps=generation.num_inference_steps,
             sent_s=now_s,
             moved_at_s=now_s,
+            since_s=now_s,
         )
-        return worker.task
+        worker.batch.append(task)
+        return task

@@ -106,6 +106,7 @@ class Runs:
             log.warning("%s: %s does not start now in its task", worker.worker_id, message.stage)
             return
         task.stage_started = True
+        task.since_s = self._now_s()
         if job := self._job_of(task):
             job.stage_started(self._now_s())
 
@@ -113,9 +114,17 @@ class Runs:
         job = self._job_of(task)
         in_loop = task.pending[:1] == (self._graph.loop_stage,) and task.stage_started
         if in_loop and task.steps_done < message.step <= task.steps:
+            task.n_in_loop += (message.step - task.steps_done) * self._n_in_loop(worker)
             task.steps_done = message.step
+            task.since_s = self._now_s()
             if job:
                 job.step_done(message.step)
+
+    def _n_in_loop(self, worker: Worker) -> int:
+        """How many tasks of a worker are within their loops, which they then share."""
+        return sum(
+            other.stage_started and other.pending[:1] == (self._graph.loop_stage,) for other in worker.batch
+        )
 
     def _stage_done(self, worker: Worker, task: Task, message: StageDone) -> None:
         if task.pending[:1] != (message.stage,):
@@ -139,6 +148,7 @@ class Runs:
             task.can_pause = False
         task.n_ended += 1
         task.steps_done = 0
+        task.since_s = now_s
         task.stage_started = False
 
     def _measured(self, worker: Worker, task: Task, message: StageDone) -> None:
@@ -148,6 +158,7 @@ class Runs:
             return
         in_loop = message.stage == self._graph.loop_stage
         steps = task.steps - task.from_step if in_loop else 1
+        batch = task.batch if in_loop else 1
         self._samples.append(
             StageSample(
                 model=task.model,
@@ -159,6 +170,7 @@ class Runs:
                 warm_up=task.is_warm_up,
                 device=worker.kind,
                 worker=worker.worker_id,
+                batch=batch,
             )
         )
         job = self._job_of(task)
@@ -169,6 +181,7 @@ class Runs:
             message,
             steps=steps,
             from_step=task.from_step if in_loop else 0,
+            batch=batch,
             request_id=job.request_id if job else None,
         )
 

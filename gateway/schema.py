@@ -117,6 +117,16 @@ def resolve(
     return generations, (width_px, height_px)
 
 
+def least_steps(request: ImagesRequest, model: Model, steps: int) -> int | None:
+    """The fewest of its `steps` that a request agrees to: half of them, and what its family needs at least.
+
+    None if it does not agree to fewer: `approximate` does, and `allow_degraded` where no exactness is named.
+    """
+    if (request.exactness or ("approximate" if request.allow_degraded else "numeric")) != "approximate":
+        return None
+    return min(steps, max(model.family_table.min_steps, math.ceil(steps / 2)))
+
+
 def warm_up_generation(model: Model, *, tiled: Callable[[int, int], bool] = never_tiled) -> Generation:
     """The smallest run that touches everything a first request would: default size, two steps."""
     width_px, height_px = model.default_size_px

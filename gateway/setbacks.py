@@ -65,8 +65,9 @@ class Setbacks:
     def abandon(self, job: Job) -> None:
         """`job` has ended: its task is cancelled at the next step boundary, its files freed now."""
         for worker in self._fleet.up():
-            if worker.task is not None and worker.task.task_id == job.task_id:
-                self._send(worker.worker_id, CancelTask(task_id=worker.task.task_id))
+            for task in worker.batch:
+                if task.task_id == job.task_id:
+                    self._send(worker.worker_id, CancelTask(task_id=task.task_id))
         self._handoffs.free(*job.forget_all())
 
     def task_failed(self, job: Job, message: TaskFailed) -> None:

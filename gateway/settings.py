@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from gateway.config import (
+    PARTS,
     GatewayConfig,
     cpu_workers,
     gpu_workers,
@@ -23,6 +24,7 @@ from gateway.config import (
     parse_placement,
 )
 from gateway.errors import ConfigRefused
+from planner.policies import POLICIES
 
 _PREFIX = "TRIPTYCH_"
 _CONFIG = _PREFIX + "CONFIG"
@@ -122,6 +124,12 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("files_bytes", "N", "bound of those"),
     Setting("file_ttl_s", "S", "how long such a URL is good"),
     Setting("public_url", "URL", "what such URLs begin with (what the client called this server)"),
+    Setting("policy", "NAME", f"who decides: {', '.join(POLICIES)}"),
+    Setting(
+        "planner_off",
+        "PART",
+        f"a part of the planner to switch off, of {', '.join(PARTS)}; may be repeated",
+    ),
     Setting("mix_window_s", "S", "how far back the observed mix of stages reaches"),
     Setting("min_dwell_s", "S", "a placement lives at least this long"),
     Setting("min_samples", "N", "requested pictures before the placement may change"),

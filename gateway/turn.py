@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 
+from gateway.fleet import Worker
+from gateway.job import Job
 from gateway.lifecycle import State
 from gateway.roster import Roster
 from gateway.surroundings import Surroundings
+from gateway.tasks import Task
 from pipelines.catalogue import to_entry
-from planner.types import Effect, Evict, Load, Observation, Pause, Run, WakeAt
+from planner.types import Degrade, Effect, Evict, Load, Observation, Pause, Reject, Run, WakeAt
 from wire.to_worker import EvictStages, LoadStages
 
 log = logging.getLogger(__name__)
@@ -51,37 +54,94 @@ class Turn:
             finished=tuple(sample for runs in placed for sample in runs.take_samples()),
         )
         for effect in self._around.planner.decide(observation):
-            self._carry_out(effect, now_s)
+            if isinstance(effect, WakeAt):
+                self._around.wake_at(effect.at_s)
+            elif self._is_void(effect):
+                log.debug("%r came too late in its turn", effect)
+            elif (model := self._carry_out(effect)) is not None:
+                self._around.accounts.effect(effect, model, now_s)
+            else:
+                log.error("the planner's %r does not fit what it was shown", effect)
         self._roster.review()
 
-    def _carry_out(self, effect: Effect, now_s: float) -> None:
+    def _is_void(self, effect: Effect) -> bool:
+        """Whether its jobs are gone: those of a request end together when the first of them is rejected."""
         match effect:
-            case WakeAt():
-                self._around.wake_at(effect.at_s)
-                return
             case Run():
-                job, worker = self._book.job(effect.jobs[0]), self._fleet[effect.workers[0]]
-                if job is None or not worker.is_free or not job.can_run(effect.stages):
-                    log.error("the planner's %r does not fit what it was shown", effect)
-                    return
-                model = job.model
-                self._roster.runs(model).orders.job(worker, job, effect.stages)
+                return not any(self._book.job(name) for name in effect.jobs)
+            case Pause() | Reject() | Degrade():
+                return self._book.job(effect.job) is None
+            case _:
+                return False
+
+    def _carry_out(self, effect: Run | Pause | Reject | Degrade | Load | Evict) -> str | None:
+        """The model that it was about; None if it does not fit what there is."""
+        match effect:
+            case Run():
+                return self._run(effect)
             case Pause():
-                worker = self._fleet[effect.worker]
-                task = worker.task
-                if task is None or task.job_id != effect.job or not task.can_pause or task.pausing:
-                    log.error("the planner's %r does not fit what it was shown", effect)
-                    return
-                model = task.model
-                self._roster.runs(model).orders.pause(task, worker)
+                return self._pause(effect)
+            case Reject() | Degrade():
+                return self._admit(effect)
             case Load():
-                model = effect.model
-                self._fleet[effect.worker].asked |= {(model, stage) for stage in effect.stages}
-                entry = to_entry(self._roster.get(model).model)
-                load = LoadStages(model=model, entry=entry, stages=effect.stages)
+                keys = {(effect.model, stage) for stage in effect.stages}
+                self._fleet[effect.worker].asked |= keys
+                entry = to_entry(self._roster.get(effect.model).model)
+                load = LoadStages(model=effect.model, entry=entry, stages=effect.stages)
                 self._around.send(effect.worker, load)
+                return effect.model
             case Evict():
-                model = effect.model
-                self._fleet[effect.worker].resident -= {(model, stage) for stage in effect.stages}
-                self._around.send(effect.worker, EvictStages(model=model, stages=effect.stages))
-        self._around.accounts.effect(effect, model, now_s)
+                self._fleet[effect.worker].resident -= {(effect.model, stage) for stage in effect.stages}
+                self._around.send(effect.worker, EvictStages(model=effect.model, stages=effect.stages))
+                return effect.model
+
+    def _run(self, effect: Run) -> str | None:
+        """One task for each job, of which the later ones join the first's."""
+        jobs = [job for name in effect.jobs if (job := self._book.job(name)) is not None]
+        worker = self._fleet[effect.workers[0]]
+        first = None if effect.joins is None else _to_join(worker, jobs[0])
+        if len(effect.workers) > 1 or (not worker.is_free if effect.joins is None else first is None):
+            return None
+        if not all(job.can_run(effect.stages) for job in jobs):
+            return None
+        model = jobs[0].model
+        orders = self._roster.runs(model).orders
+        for job in jobs:
+            for sibling in self._book.request_of(job).jobs:
+                sibling.is_started = True
+            orders.job(worker, job, effect.stages, joins=first.task_id if first else None)
+            first = first or worker.task
+        return model
+
+    def _pause(self, effect: Pause) -> str | None:
+        worker = self._fleet[effect.worker]
+        task = next((task for task in worker.batch if task.job_id == effect.job), None)
+        if task is None or not task.can_pause or task.pausing:
+            return None
+        self._roster.runs(task.model).orders.pause(task, worker)
+        return task.model
+
+    def _admit(self, effect: Reject | Degrade) -> str | None:
+        job = self._book.job(effect.job)
+        if job is None or job.task_id is not None:
+            return None
+        if isinstance(effect, Reject):
+            self._around.desk.reject(job, effect.detail, retry_after_s=effect.retry_after_s)
+        elif job.can_degrade(effect.steps):
+            job.degrade(effect.steps)
+        else:
+            return None
+        return job.model
+
+
+def _to_join(worker: Worker, job: Job) -> Task | None:
+    """Of a worker's tasks the one with the most steps of its loop to go; None if none is at it."""
+    loops = [
+        task
+        for task in worker.batch
+        if task.model == job.model
+        and not task.pausing
+        and task.stage_started
+        and task.pending[:1] == (job.graph.loop_stage,)
+    ]
+    return max(loops, key=lambda task: task.left, default=None)

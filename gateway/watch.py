@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from gateway.config import GatewayConfig
 from gateway.decisions import Planner
@@ -41,15 +41,30 @@ def _stuck(worker: Worker, planner: Planner | None, config: GatewayConfig, now_s
         if (busy_s := now_s - worker.phase_since_s) > config.load_timeout_s:
             what = "a load that has not ended" if worker.phase is Phase.LOADING else "nothing was measured"
             return f"{what} in {busy_s:.0f} s"
-        if worker.task is not None:
-            # the task waits behind the load
-            worker.task.moved_at_s = now_s
-    for task in worker.tasks:
-        stuck_s = now_s - task.moved_at_s
-        if stuck_s > _bound_s(worker.kind, task, planner, config):
-            where = "+".join(task.pending) or "encoding its picture"
-            return f"no progress in {where} for {stuck_s:.1f} s"
-    return None
+        for task in worker.batch:
+            # it waits behind the load
+            task.moved_at_s = now_s
+    for tasks in ([task] for task in worker.finishing.values()):
+        if reason := _standing(worker, tasks, planner, config, now_s):
+            return reason
+    return _standing(worker, worker.batch, planner, config, now_s) if worker.batch else None
+
+
+def _standing(
+    worker: Worker, batch: Sequence[Task], planner: Planner | None, config: GatewayConfig, now_s: float
+) -> str | None:
+    """Why tasks do not get on: one device does them all, so as long as one of them moves none is stuck.
+
+    That a further one was sent is no sign of life.
+    """
+    first = batch[0]
+    moved_at_s = max(task.moved_at_s for task in batch if task is first or task.moved_at_s > task.sent_s)
+    stuck_s = now_s - moved_at_s
+    # a step of a batch takes at most as long as one of each of its tasks
+    if stuck_s <= sum(_bound_s(worker.kind, task, planner, config) for task in batch):
+        return None
+    where = "+".join(first.pending) or "encoding its picture"
+    return f"no progress in {where} for {stuck_s:.1f} s"
 
 
 def _bound_s(device: str, task: Task, planner: Planner | None, config: GatewayConfig) -> float:

@@ -6,7 +6,8 @@
   as admitted: it is finished, late if need be.
 - A deadline that nobody asked for is ours, and no reason to refuse anything.
 
-A cost that is not known is no reason either; a deadline that has passed needs no profile.
+A cost that is not known is no reason either, nor one from first runs alone: who is refused for it would never
+show that it was wrong. A deadline that has passed needs no profile.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def admitted(board: Board, waiting: list[JobView]) -> tuple[list[JobView], list[
         if not can_be_rejected and not can_be_degraded:
             served.append(job)
             continue
-        seconds = board.fastest_s(job)
+        seconds = board.proved_s(job)
         if not _is_hopeless(board, job, seconds, board.now_s):
             served.append(job)
             continue

@@ -132,6 +132,13 @@ class Board:
         known = [left.fastest_s for kind in self.pool.kinds if (left := self.outlook.left(job, kind))]
         return min(known) if known else None
 
+    def proved_s(self, job: JobView) -> float | None:
+        """`fastest_s`, unless that is a guess on some kind of worker."""
+        view = self.outlook.view(job.model)
+        if view is None or not all(self.outlook.profile.is_proved(kind[0], view) for kind in self.pool.kinds):
+            return None
+        return self.fastest_s(job)
+
     def cheapest_s(self, job: JobView) -> float:
         """What is left of it at the degree of least GPU-seconds; 0 if that is not known."""
         lefts = [left for kind in self.pool.kinds if (left := self.outlook.left(job, kind))]

@@ -89,6 +89,11 @@ class Profile:
         seconds = costs.seconds((shape, degree, batch), is_loop)
         return seconds * steps if is_loop and seconds is not None else seconds
 
+    def is_proved(self, device: str, view: ModelView) -> bool:
+        """Whether every stage was measured on that kind or ran for a job; else what is known is a guess."""
+        known = (self.costs.get((device, view.model, stage)) for stage in view.stages)
+        return all(costs is not None and costs.is_proved for costs in known)
+
     def peak_bytes(
         self, device: str, view: ModelView, stage: str, shape: Shape, *, degree: int = 1, batch: int = 1
     ) -> int | None:

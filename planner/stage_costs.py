@@ -95,6 +95,11 @@ class StageCosts:
         return self._memo.curves
 
     @property
+    def is_proved(self) -> bool:
+        """Whether it was measured, or ever ran for a job: a first run may take many times as long."""
+        return self.measured is not None or any(not record.warm_up for record in self.records.values())
+
+    @property
     def ratio(self) -> float:
         """What is observed over what was measured; 1 where nothing was."""
         if self._memo.ratio is None:

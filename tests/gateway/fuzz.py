@@ -30,7 +30,15 @@ ONLY_THE_MODEL_KNOWS = frozenset(
     {"prompt", "negative_prompt", "size", "num_inference_steps", "guidance_scale", "lora"}
 )
 BY_CIRCUMSTANCE = frozenset(
-    {"model_not_found", "file_not_found", "deadline_missed", "not_ready", "model_unloading", "model_unloaded"}
+    {
+        "model_not_found",
+        "file_not_found",
+        "deadline_infeasible",
+        "deadline_missed",
+        "not_ready",
+        "model_unloading",
+        "model_unloaded",
+    }
 )
 BESIDE_ANOTHER_FIELD = frozenset({"quality", "output_compression"})
 

@@ -11,6 +11,7 @@ from gateway.errors import (
     BadHttp,
     ClientError,
     ConfigRefused,
+    DeadlineInfeasible,
     Forbidden,
     GatewayError,
     InvalidRequest,
@@ -33,8 +34,8 @@ LEAVES = [c for c in CLASSES if issubclass(c, ApiError) and not c.__subclasses__
 
 
 def made(kind: type[ApiError]) -> ApiError:
-    if kind is QueueFull:
-        return QueueFull("full", retry_after_s=7.4)
+    if kind in (QueueFull, DeadlineInfeasible):
+        return kind("full", retry_after_s=7.4)
     if kind is Forbidden:
         return Forbidden("not you", code="insufficient_scope")
     return kind("what went wrong")
@@ -61,7 +62,9 @@ def test_each_error_has_one_fault_and_a_fitting_status(kind: type[ApiError]) -> 
     faults = [fault for fault in (ClientError, OurError, PeerError) if issubclass(kind, fault)]
     assert len(faults) == 1
     status = made(kind).http_status
-    assert (400 <= status < 500) == (faults[0] is ClientError or kind in (QueueFull, KeyBusy))
+    assert (400 <= status < 500) == (
+        faults[0] is ClientError or kind in (QueueFull, KeyBusy, DeadlineInfeasible)
+    )
 
 
 def test_codes_are_distinct() -> None:

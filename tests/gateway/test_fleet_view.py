@@ -79,9 +79,9 @@ async def test_an_idle_fleet(start: Start) -> None:
     assert report.placement.reason == "pinned_placement"
     assert report.placement.detail
     assert is_now(report.placement.since_unix_s)
-    assert sorted((e.effect, e.worker, e.model, e.stages, e.job, e.reason) for e in report.effects) == [
-        ("load", "cpu-0", "toy", ("text_encoder", "decode"), None, "pinned_placement"),
-        ("load", "cpu-1", "toy", ("denoise",), None, "pinned_placement"),
+    assert sorted((e.effect, e.worker, e.model, e.stages, e.jobs, e.reason) for e in report.effects) == [
+        ("load", "cpu-0", "toy", ("text_encoder", "decode"), (), "pinned_placement"),
+        ("load", "cpu-1", "toy", ("denoise",), (), "pinned_placement"),
     ]
     assert all(is_now(effect.at_unix_s) for effect in report.effects)
     assert report.store.files == bench.n_kept
@@ -131,7 +131,7 @@ async def test_what_runs_and_what_waits(start: Start) -> None:
     assert report.gateway.open_requests == 2
     runs = [effect for effect in report.effects if effect.effect == "run"]
     assert (runs[-1].worker, runs[-1].model, runs[-1].stages) == ("cpu-0", "toy", ("text_encoder",))
-    assert runs[-1].job == others[0].job_id
+    assert runs[-1].jobs == (others[0].job_id,)
     assert runs[-1].reason == "earliest_deadline"
     bench.fleet.release.set()
     assert [(await posted).status for posted in (first, second)] == [200, 200]

@@ -14,8 +14,8 @@ from gateway.terms import Terms
 from planner.profile import Profile
 from planner.types import ModelView, Shape
 from tests.gateway.conftest import MODEL, OTHER, Bench, Start, until
-from tests.gateway.scripted import STAGES
 from tests.gateway.test_models import loaded, unload
+from tests.gateway.toy import STAGES
 from wire.to_gateway import StagesLoaded
 from wire.to_worker import LoadStages, MeasureProfile, RunTask
 

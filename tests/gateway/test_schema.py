@@ -12,7 +12,7 @@ from openai.types import image_generate_params
 
 from gateway.bodies import MAX_IMAGES, MAX_SEED, REFUSED_FIELDS, REFUSED_VALUES, ImagesRequest
 from gateway.errors import ApiError, InvalidRequest
-from gateway.schema import parse_images_request, resolve, warm_up_generation
+from gateway.schema import least_steps, parse_images_request, resolve, warm_up_generation
 from tests.gateway.conftest import MODEL
 from wire.generation import Adapter, Exactness, FileFormat, Generation
 
@@ -67,10 +67,36 @@ def test_exactness_is_passed_on() -> None:
 
 
 @pytest.mark.parametrize("consent", [None, False, True])
-def test_approximate_is_refused_with_the_reason(consent: bool | None) -> None:
-    with pytest.raises(InvalidRequest, match="nothing here makes approximate") as refused:
-        resolved(exactness="approximate", allow_degraded=consent)
-    assert refused.value.param == "exactness"
+def test_approximate_is_passed_on(consent: bool | None) -> None:
+    assert resolved(exactness="approximate", allow_degraded=consent)[0].exactness == "approximate"
+
+
+@pytest.mark.parametrize(
+    ("fields", "steps", "least"),
+    [
+        ({"allow_degraded": True}, 9, 5),
+        ({"allow_degraded": True}, 1, 1),
+        ({"allow_degraded": True, "exactness": "approximate"}, 4, 2),
+        ({"exactness": "approximate"}, 4, 2),
+        # what is asked for by name is kept
+        ({"allow_degraded": True, "exactness": "numeric"}, 9, None),
+        ({"allow_degraded": True, "exactness": "bitwise"}, 9, None),
+        ({"allow_degraded": False}, 9, None),
+        ({}, 9, None),
+    ],
+)
+def test_the_fewest_steps_are_half_of_those_asked_for(
+    fields: dict[str, Any], steps: int, least: int | None
+) -> None:
+    request = parse_images_request(json.dumps({"prompt": "a hat", **fields}).encode())
+    assert least_steps(request, MODEL, steps) == least
+
+
+def test_a_family_may_need_more_steps_than_half() -> None:
+    request = parse_images_request(b'{"prompt": "a hat", "allow_degraded": true}')
+    model = msgspec.structs.replace(MODEL, family="ltx")
+    assert model.family_table.min_steps == 2
+    assert least_steps(request, model, 2) == 2
 
 
 @pytest.mark.parametrize("field", REFUSED_FIELDS)
@@ -259,7 +285,6 @@ def test_auto_is_the_default_size() -> None:
         ("slo_ms", 1e300),
         ("exactness", "exact"),
         ("exactness", True),
-        ("exactness", "approximate"),
         ("allow_degraded", "yes"),
         ("allow_degraded", 1),
         ("lora", "no_such"),

@@ -27,6 +27,8 @@ ALL = {
     "log_prompts": True,
     "profile": "fresh",
     "profiles": "p",
+    "policy": "fair",
+    "planner_off": ["pauses", "joins"],
     "files": "f",
     "public_url": "https://pictures.example.org/here",
 }
@@ -175,6 +177,12 @@ def test_an_error_in_the_file_says_where(tmp_path: Path, text: str, said: str) -
         ("TRIPTYCH_ALLOW_UNAUTHENTICATED", "perhaps", "environment TRIPTYCH_ALLOW_UNAUTHENTICATED: "),
         ("TRIPTYCH_CONFIG", "/no/such.toml", "config: /no/such.toml cannot be read: No such file"),
         ("TRIPTYCH_PLACEMENT", "there", "environment TRIPTYCH_PLACEMENT: placement: "),
+        (
+            "TRIPTYCH_POLICY",
+            "luck",
+            "environment TRIPTYCH_POLICY: policy: 'luck' is none of triptych, fair, ",
+        ),
+        ("TRIPTYCH_PLANNER_OFF", "joins,x", "environment TRIPTYCH_PLANNER_OFF: planner_off: 'x' is none of "),
     ],
 )
 def test_an_error_in_a_variable_says_which(variable: str, text: str, said: str) -> None:

@@ -103,7 +103,7 @@ def test_a_worker_must_be_heard(fleet: Fleet, worker: Worker) -> None:
 def test_a_task_must_get_on(fleet: Fleet, worker: Worker, step_s: float | None, expected: int) -> None:
     worker.greeted(HELLO, 0.0)
     worker.heard(1000.0)
-    worker.task = denoise(0.0)
+    worker.batch = [denoise(0.0)]
     assert bound_s(fleet, planner(step_s)) == expected
 
 
@@ -113,8 +113,8 @@ def test_a_shape_that_never_ran_is_guessed_from_another(
 ) -> None:
     worker.greeted(HELLO, 0.0)
     worker.heard(1000.0)
-    worker.task = denoise(0.0)
-    worker.task.shape = Shape(256, 256)
+    worker.batch = [denoise(0.0)]
+    worker.batch[0].shape = Shape(256, 256)
     assert bound_s(fleet, planner(step_s)) == expected
 
 
@@ -132,7 +132,7 @@ def test_a_measurement_must_get_on(fleet: Fleet, worker: Worker) -> None:
     worker.greeted(HELLO, 0.0)
     worker.heard(2000.0)
     worker.beat(Heartbeat(phase=Phase.MEASURING, since_s=5.0), 105.0)
-    worker.task = denoise(0.0)
+    worker.batch = [denoise(0.0)]
     # a task behind it is not to blame
     assert bound_s(fleet, planner(0.1)) == 1001
     assert [reason for _, reason in overdue(fleet, None, CONFIG, 1001.0)] == ["nothing was measured in 901 s"]
@@ -153,14 +153,14 @@ def test_the_kind_of_a_device_is_its_name_and_on_a_cpu_its_threads(worker: Worke
 def test_a_warm_up_may_take_long(fleet: Fleet, worker: Worker) -> None:
     worker.greeted(HELLO, 0.0)
     worker.heard(1000.0)
-    worker.task = denoise(0.0, job_id=None)
+    worker.batch = [denoise(0.0, job_id=None)]
     assert bound_s(fleet, planner(0.1)) == 601
 
 
 def test_a_slow_load_is_no_stall(fleet: Fleet, worker: Worker) -> None:
     worker.greeted(HELLO, 0.0)
     worker.heard(1000.0)
-    worker.task = denoise(0.0)
+    worker.batch = [denoise(0.0)]
     worker.beat(Heartbeat(phase=Phase.LOADING, since_s=0.0), 1.0)
     assert not list(overdue(fleet, planner(0.1), CONFIG, 500.0))
     worker.beat(Heartbeat(phase=Phase.RUNNING, since_s=0.0), 500.0)
@@ -171,7 +171,7 @@ def test_a_slow_load_is_no_stall(fleet: Fleet, worker: Worker) -> None:
 def test_a_step_in_a_heartbeat_is_progress(fleet: Fleet, worker: Worker) -> None:
     worker.greeted(HELLO, 0.0)
     worker.heard(1000.0)
-    worker.task = denoise(0.0)
+    worker.batch = [denoise(0.0)]
     worker.beat(Heartbeat(phase=Phase.RUNNING, since_s=0.0, task_id="task", step=1), 9.0)
     assert not list(overdue(fleet, planner(0.1), CONFIG, 18.0))
 
@@ -180,7 +180,7 @@ def test_the_same_step_in_every_heartbeat_is_none(fleet: Fleet, worker: Worker) 
     """A worker that hangs between a step and its message tells of that step for ever."""
     worker.greeted(HELLO, 0.0)
     worker.heard(1000.0)
-    worker.task = denoise(0.0)
+    worker.batch = [denoise(0.0)]
     for beat_s in range(1, 12):
         worker.beat(Heartbeat(phase=Phase.RUNNING, since_s=0.0, task_id="task", step=3), float(beat_s))
     assert not list(overdue(fleet, planner(0.1), CONFIG, 11.0))

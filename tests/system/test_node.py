@@ -103,7 +103,7 @@ async def test_split_and_together_are_the_whole_pipeline(
         ({"guidance_scale": 1.0, "negative_prompt": "x"}, "negative_prompt"),
         ({"seed": True}, "seed"),
         ({"slo_ms": -1}, "slo_ms"),
-        ({"exactness": "approximate", "allow_degraded": True}, "exactness"),
+        ({"exactness": "exact"}, "exactness"),
         ({"lora": {"name": "no-such"}}, "lora"),
     ],
 )
