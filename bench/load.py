@@ -64,7 +64,7 @@ class Result:
     `due_s` and `sent_s` are on the monotonic clock, `latency_s` is from `due_s` to the last byte of the
     reply. `status` is None if there was no whole HTTP reply; `error` is None only if all pictures came.
     `code` is the server's, of an error; `left`: the client did, before there was a reply. `timing_ms` are the
-    parts of `Server-Timing`.
+    parts of `Server-Timing`, `exactness` what the reply says that was kept.
     """
 
     index: int
@@ -76,6 +76,7 @@ class Result:
     request_id: str = ""
     timing_ms: dict[str, float]
     pictures: tuple[bytes, ...] = ()
+    exactness: str | None = None
     error: str | None = None
     code: str | None = None
     left: bool = False
@@ -188,6 +189,7 @@ async def _call(
     request_id, timing_ms, pictures = "", dict[str, float](), tuple[bytes, ...]()
     error: str | None = None
     code: str | None = None
+    exactness: str | None = None
     patience = asyncio.timeout(request.leave_after_s)
     try:
         async with (
@@ -200,7 +202,7 @@ async def _call(
         request_id = reply.headers.get("X-Request-Id", "")
         timing_ms = server_timing(reply.headers.get("Server-Timing", ""))
         if status == 200:
-            pictures = _pictures(body, request.n)
+            pictures, exactness = _pictures(body, request.n)
         else:
             message, code = _error(body)
             error = f"status {status}: {message}"
@@ -219,19 +221,24 @@ async def _call(
         request_id=request_id,
         timing_ms=timing_ms,
         pictures=pictures,
+        exactness=exactness,
         error=error,
         code=code,
         left=patience.expired(),
     )
 
 
-def _pictures(body: bytes, n: int) -> tuple[bytes, ...]:
-    """Raises `ValueError`, `KeyError` or `TypeError` if these are not `n` pictures."""
-    data = json.loads(body)["data"]
+def _pictures(body: bytes, n: int) -> tuple[tuple[bytes, ...], str | None]:
+    """The files, and what was kept, if it is told.
+
+    Raises `ValueError`, `KeyError` or `TypeError` if these are not `n` pictures.
+    """
+    reply = json.loads(body)
+    data = reply["data"]
     pictures = tuple(base64.b64decode(item["b64_json"], validate=True) for item in data)
     if len(pictures) != n:
         raise ValueError(f"{len(pictures)} pictures instead of {n}")
-    return pictures
+    return pictures, reply.get("exactness")
 
 
 def _error(body: bytes) -> tuple[str, str | None]:

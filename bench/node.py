@@ -205,6 +205,13 @@ class Node:
         samples = (sample for family in families for sample in family.samples)
         return sum(s.value for s in samples if s.name == name and labels.items() <= s.labels.items())
 
+    async def fleet(self) -> dict[str, Any]:
+        """The body of `/v1/fleet`."""
+        async with self._session() as session, session.get("/v1/fleet") as reply:
+            reply.raise_for_status()
+            body: dict[str, Any] = await reply.json()
+        return body
+
     def read_log(self) -> str:
         """All that the gateway and its workers have said."""
         return self.log.read_text("utf-8", "replace")

@@ -17,6 +17,7 @@ from bench.gateway_cost_table import gateway_cost
 from bench.host_weights_table import host_weights
 from bench.markdown import table as _table
 from bench.overhead_parts import LOOP_PARTS, PARTS
+from bench.policies_table import policies
 from bench.simulate_table import simulate
 from bench.soak_table import soak
 
@@ -95,6 +96,7 @@ _RENDERERS: dict[str, Callable[[dict[str, Any]], str]] = {
     "decisions": decisions,
     "host_weights": host_weights,
     "overhead": overhead,
+    "policies": policies,
     "simulate": simulate,
     "soak": soak,
 }

@@ -1,0 +1,249 @@
+"""The planner on real nodes with two CPU workers: what it decides is carried out, and pictures do not notice."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from bench.load import Result, TimedRequest, closed_loop
+from bench.node import Node
+from gateway.profiles import Kept
+from pipelines.catalogue import Model, load_catalogue
+from planner.measurements import Measurements
+from planner.profile import Profile
+from planner.rooms import Sizes
+from planner.types import ModelView, Shape
+from tests.system.nodes import catalogue_file, cpu_node
+from tests.system.pictures import STAGES, expected_picture, picture_of, post
+from worker.resident import ResidentModel
+
+pytestmark = [pytest.mark.process]
+
+EMBEDDED = "triptych-emoji"
+SMALL, LARGE = Shape(64, 64), Shape(256, 256)
+LONG_STEPS = 1500
+LONGEST_GAP_S = 8.0
+"""Between two answers while stages move: a picture takes a second, and other tests share the machine."""
+
+
+@pytest.fixture(scope="module")
+def long_catalogue(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model, which may take many steps."""
+    many = msgspec.structs.replace(model, max_steps=10 * LONG_STEPS)
+    return catalogue_file(tmp_path_factory.mktemp("catalogue"), "tiny", many)
+
+
+@pytest.fixture(scope="module")
+def profiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the first node that measures a model leaves its profile for the others."""
+    return tmp_path_factory.mktemp("profiles")
+
+
+def planned(folder: Path, model: str, profiles: Path, *flags: str) -> Node:
+    """Two workers that know what stages cost."""
+    measured = ("--profile", "auto", "--profiles", str(profiles), "--profile-bound-s", "6")
+    return cpu_node(folder, model, 2, *measured, *flags)
+
+
+def measured(profiles: Path, model: str) -> Measurements:
+    kept = (msgspec.json.decode(file.read_bytes(), type=Kept) for file in profiles.iterdir())
+    return next(each.measurements for each in kept if each.measurements.model == model)
+
+
+async def embedded_bytes(tmp_path: Path, profiles: Path) -> dict[tuple[str, Shape], int]:
+    """What a worker of the embedded model needs for all stages, its loop and the others, by largest shape."""
+    if not any(file.name.startswith(EMBEDDED) for file in profiles.iterdir()):
+        async with planned(tmp_path, EMBEDDED, profiles):
+            pass
+    found = measured(profiles, EMBEDDED)
+    view = ModelView(EMBEDDED, STAGES, "denoise", weight_bytes=found.weight_bytes)
+    profile = Profile().with_measured(found)
+    needs = {}
+    for shape in (SMALL, LARGE):
+        sizes = Sizes(profile, {EMBEDDED: view}, {EMBEDDED: shape})
+        for name, stages in (("all", STAGES), ("D", STAGES[1:2]), ("EC", STAGES[::2])):
+            held = frozenset((EMBEDDED, stage) for stage in stages)
+            needs[name, shape] = sizes.held_bytes(held, found.device, 2**40)
+    return needs
+
+
+def homes(fleet: dict[str, Any]) -> list[set[str]]:
+    """The stages that each worker is to hold."""
+    return [set(worker["stages"].get(EMBEDDED, ())) for worker in fleet["placement"]["workers"].values()]
+
+
+def is_whole(fleet: dict[str, Any]) -> bool:
+    return all(held == set(STAGES) for held in homes(fleet))
+
+
+def is_split(fleet: dict[str, Any]) -> bool:
+    return all(held != set(STAGES) for held in homes(fleet)) and set().union(*homes(fleet)) == set(STAGES)
+
+
+async def test_a_shift_to_large_pictures_moves_stages(tmp_path: Path, profiles: Path) -> None:
+    needs = await embedded_bytes(tmp_path, profiles)
+    bound = (needs["all", SMALL] + needs["all", LARGE]) // 2
+    assert needs["all", SMALL] < bound < needs["all", LARGE]
+    assert max(needs["D", LARGE], needs["EC", LARGE]) < bound
+    flags = (
+        *("--worker-memory-bytes", str(bound)),
+        *("--mix-window-s", "3", "--min-dwell-s", "1", "--min-samples", "6"),
+    )
+    size = "64x64"
+    is_over = False
+    ends_s: list[float] = []
+
+    def requests() -> Iterator[TimedRequest]:
+        number = 0
+        while not is_over:
+            number += 1
+            yield TimedRequest(prompt=f"a fox {number}", seed=number, steps=3, size=size)
+
+    def done(result: Result) -> None:
+        ends_s.append(result.due_s + result.latency_s)
+
+    async with planned(tmp_path, EMBEDDED, profiles, *flags) as node:
+
+        async def seen_whole() -> bool:
+            return is_whole(await node.fleet())
+
+        async def seen_split() -> bool:
+            return is_split(await node.fleet())
+
+        load = asyncio.create_task(closed_loop(node.base_url, requests(), concurrency=3, on_done=done))
+        await node.wait_until(seen_whole, "every stage on every worker", timeout_s=90)
+        before = (await node.fleet())["placement"]
+        size = "256x256"
+        await node.wait_until(seen_split, "the stages to be split", timeout_s=90)
+        after = (await node.fleet())["placement"]
+        n_split = len(ends_s)
+        await node.wait_until(_more_than(ends_s, n_split + 6), "pictures of the split", timeout_s=90)
+        is_over = True
+        results = await load
+        effects = [event for event in node.read_journal() if event["event"] == "effect"]
+    assert [result.error for result in results if not result.ok] == []
+    assert before["since_unix_s"] < after["since_unix_s"]
+    assert after["reason"] == "no_room"
+    assert {kind for held in after["workers"].values() for kind in held["parts"].values()} <= {"D", "EC", "ED", "DC", "E", "C"}
+    assert {effect["effect"] for effect in effects} >= {"load", "evict", "run"}
+    assert max(later - earlier for earlier, later in pairwise(sorted(ends_s))) < LONGEST_GAP_S
+
+
+def _more_than(ends_s: list[float], n: int) -> Any:
+    async def enough() -> bool:
+        return len(ends_s) > n
+
+    return enough
+
+
+async def test_what_does_not_fit_whole_is_split_from_the_start(tmp_path: Path, profiles: Path) -> None:
+    needs = await embedded_bytes(tmp_path, profiles)
+    bound = max(needs["D", LARGE], needs["EC", LARGE])
+    assert bound < needs["all", SMALL]
+    async with planned(tmp_path, EMBEDDED, profiles, "--worker-memory-bytes", str(bound)) as node:
+        status, reply, _ = await post(node, prompt="a fox", num_inference_steps=2, seed=1, exactness="bitwise")
+        assert status == 200, reply
+        fleet = await node.fleet()
+    assert is_split(fleet)
+    assert not is_whole(fleet)
+    for worker in fleet["workers"]:
+        assert worker["resident_bytes"] <= bound
+    async with planned(tmp_path, EMBEDDED, profiles) as node:
+        assert is_whole(await node.fleet())
+        _, whole, _ = await post(node, prompt="a fox", num_inference_steps=2, seed=1, exactness="bitwise")
+    assert picture_of(reply) == picture_of(whole)
+
+
+async def test_an_urgent_request_pauses_a_long_one(
+    long_catalogue: Path, whole: ResidentModel, tmp_path: Path, profiles: Path
+) -> None:
+    long = {"prompt": "a cat", "num_inference_steps": LONG_STEPS, "seed": 5, "exactness": "bitwise"}
+    async with planned(tmp_path, "tiny", profiles, "--catalogue", str(long_catalogue)) as node:
+        step_s = _step_s(profiles)
+        posted = [
+            asyncio.create_task(post(node, **{**long, "seed": seed}, slo_ms=600_000)) for seed in (5, 6)
+        ]
+
+        async def both_at_it() -> bool:
+            tasks = [worker["task"] for worker in (await node.fleet())["workers"]]
+            return all(task is not None and (task["step"] or 0) > 50 for task in tasks)
+
+        await node.wait_until(both_at_it, "both workers to be in a long loop")
+        urgent_ms = 1000 * step_s * LONG_STEPS / 4
+        status, reply, _ = await post(
+            node, prompt="a dog", num_inference_steps=2, seed=1, slo_ms=urgent_ms, exactness="bitwise"
+        )
+        assert status == 200, reply
+        assert not any(each.done() for each in posted)
+        replies = [await each for each in posted]
+        pauses = [event for event in node.read_journal() if event["event"] == "pause"]
+    assert [status for status, _, _ in replies] == [200, 200]
+    assert {reply["exactness"] for _, reply, _ in replies} == {"bitwise"}
+    assert pauses
+    assert {event["reason"] for event in pauses} == {"more_urgent"}
+    # which one was paused is the planner's choice; the other was not disturbed
+    for seed, (_, reply, _) in zip((5, 6), replies, strict=True):
+        assert picture_of(reply) == expected_picture(whole, {**long, "seed": seed})
+
+
+def _step_s(profiles: Path) -> float:
+    """Of the tiny model at its usual size."""
+    return next(
+        each.seconds
+        for each in measured(profiles, "tiny").measured
+        if (each.stage, each.shape, each.batch) == ("denoise", Shape(32, 32), 1)
+    )
+
+
+async def test_numeric_ones_are_batched_and_bitwise_ones_never(
+    long_catalogue: Path, whole: ResidentModel, tmp_path: Path, profiles: Path
+) -> None:
+    body = {"prompt": "a cat", "num_inference_steps": 60, "slo_ms": 600_000}
+    asked = [{**body, "seed": seed, "exactness": ("numeric", "bitwise")[seed % 4 == 0]} for seed in range(16)]
+    async with planned(tmp_path, "tiny", profiles, "--catalogue", str(long_catalogue)) as node:
+        replies = await asyncio.gather(*(post(node, **each) for each in asked))
+        events = [event for event in node.read_journal() if event["event"] == "stage" and event["job"]]
+        text = await node.metric("triptych_batch_jobs_count")
+    assert [status for status, _, _ in replies] == [200] * len(asked)
+    by_asked = [(each["exactness"], reply["exactness"]) for each, (_, reply, _) in zip(asked, replies, strict=True)]
+    assert by_asked.count(("bitwise", "bitwise")) == 4
+    assert by_asked.count(("numeric", "numeric")) >= 4
+    assert max(event["batch"] for event in events if event["kind"] == "diffuse") >= 2
+    assert text == len(asked)
+    for each, (_, reply, _) in zip(asked, replies, strict=True):
+        if reply["exactness"] == "bitwise":
+            assert picture_of(reply) == expected_picture(whole, each)
+
+
+async def test_what_is_hopeless_is_refused_or_made_with_fewer_steps(
+    long_catalogue: Path, tmp_path: Path, profiles: Path
+) -> None:
+    async with planned(tmp_path, "tiny", profiles, "--catalogue", str(long_catalogue)) as node:
+        step_s = _step_s(profiles)
+        slo_ms = round(1000 * 0.75 * LONG_STEPS * step_s)
+        asked = {"prompt": "a cat", "num_inference_steps": LONG_STEPS, "seed": 3, "slo_ms": slo_ms}
+        status, reply, headers = await post(node, **asked)
+        assert (status, reply["error"]["code"]) == (429, "deadline_infeasible")
+        assert int(headers["Retry-After"]) >= 1
+        refused = headers["X-Request-Id"]
+        status, reply, _ = await post(node, **asked, allow_degraded=True)
+        assert status == 200, reply
+        journal = node.read_journal()
+    assert reply["exactness"] == "approximate"
+    assert LONG_STEPS // 2 <= reply["data"][0]["num_inference_steps"] < LONG_STEPS
+    assert not [event for event in journal if event["event"] == "stage" and event["request"] == refused]
+    assert [event["outcome"] for event in journal if event["event"] == "request"] == ["rejected", "done"]
+    assert [event["event"] for event in journal if event["event"] in ("reject", "degrade")] == [
+        "reject",
+        "degrade",
+    ]
+
+
+def test_the_embedded_model_is_in_the_catalogue() -> None:
+    assert load_catalogue()[EMBEDDED].max_size_px == LARGE.width_px
