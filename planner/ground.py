@@ -15,8 +15,9 @@ from planner.rooms import Room, Sizes, rooms_of
 from planner.search import Counts, Problem
 from planner.types import Observation, PlannerConfig, StageKey, WorkerView
 
-PRIOR = {"E": 10.0, "D": 63.0, "C": 27.0}
-"""Shares of a model's GPU-seconds while nothing is known of it.
+PRIOR = {"E": 0.10, "D": 0.63, "C": 0.27}
+"""Shares of a model's GPU-seconds while none of it was asked for. Those of its largest shape, which a profile
+would tell, leave the encode too few workers where small ones come.
 
 Source: light load in TridentServe (arXiv 2510.02838).
 """

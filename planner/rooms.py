@@ -32,7 +32,7 @@ class Sizes:
     ) -> None:
         self._profile = profile
         self._models = models
-        self._largest = largest
+        self._seen = largest
         self._peaks: dict[tuple[StageKey, str, int], int] = {}
 
     def weight_bytes(self, key: StageKey) -> int:
@@ -63,7 +63,7 @@ class Sizes:
     def _peak_bytes(self, key: StageKey, device: str, memory_bytes: int) -> int:
         model, stage = key
         view = self._models.get(model)
-        shape = self._shape(device, model)
+        shape = self.largest(device, model)
         if view is None or shape is None:
             return 0
         degrees = self._profile.degrees(device, view) if stage == view.loop_stage else (1,)
@@ -75,9 +75,10 @@ class Sizes:
         room = memory_bytes - self.weight_bytes(key)
         return next((peak for peak in known if peak <= room), min(known, default=0))
 
-    def _shape(self, device: str, model: str) -> Shape | None:
-        if model in self._largest:
-            return self._largest[model]
+    def largest(self, device: str, model: str) -> Shape | None:
+        """The shape that memory is counted for: the largest that was seen, or measured while none was."""
+        if model in self._seen:
+            return self._seen[model]
         measured = self._profile.measurements.get((device, model))
         if measured is None or not measured.measured:
             return None

@@ -53,6 +53,19 @@ class Problem:
         n_workers = sum(len(room.workers) for room in self.rooms)
         return n_workers / sum(self.demand_s) if self.demand_s else math.inf
 
+    def covered_s(self, held: int) -> float:
+        """The demand of a set of parts."""
+        return sum(seconds for i, seconds in enumerate(self.demand_s) if held >> i & 1)
+
+    def rates(self, counts: Counts) -> list[float]:
+        """Workers over demand of each part by itself, the least first."""
+        workers = [0] * len(self.parts)
+        for (_, held), n in counts.items():
+            for part in range(len(workers)):
+                if held >> part & 1:
+                    workers[part] += n
+        return sorted(n / seconds for n, seconds in zip(workers, self.demand_s, strict=True))
+
     def capacity(self, counts: Counts) -> Capacity:
         by_set: dict[int, int] = {}
         for (_, held), n in counts.items():
@@ -75,7 +88,8 @@ def from_scratch(problem: Problem) -> Counts:
     ours, theirs = problem.capacity(whole), problem.capacity(split)
     if theirs.homeless:
         return whole if any(held for _, held in whole) else split
-    return split if ours.homeless or theirs.rate > (1 + SPLIT_GAIN) * ours.rate else whole
+    earns = ours.homeless or theirs.rate > (1 + SPLIT_GAIN) * ours.rate
+    return _loosened(problem, split) if earns else whole
 
 
 def completed(problem: Problem, kept: Counts) -> Counts:
@@ -96,6 +110,29 @@ def completed(problem: Problem, kept: Counts) -> Counts:
 def improved(problem: Problem, counts: Counts) -> Counts:
     """Counts that serve more, reached from `counts` by moves that each serve more; `counts` if none does."""
     return _climbed(problem, counts)
+
+
+def _loosened(problem: Problem, counts: Counts) -> Counts:
+    """Counts that serve as much, with more workers for the parts that have fewest for what is asked of them.
+
+    What bounds the rate may be all workers together, however few of them hold one part. But the mix will
+    change, and what is asked of each part by itself should then have room to grow.
+    """
+    now, reached = dict(counts), problem.capacity(counts)
+    step = 1 << max(now.values(), default=1).bit_length() - 1
+    while step:
+        best, found = problem.rates(now), None
+        for (room, held), n in sorted(now.items()):
+            for other in problem.rooms[room].options if n >= step else ():
+                moved = _moved(now, (room, held), (room, other), step)
+                rates = problem.rates(moved)
+                if rates > best and not reached.is_better_than(problem.capacity(moved)):
+                    best, found = rates, moved
+        if found is None:
+            step //= 2
+        else:
+            now = found
+    return now
 
 
 def _best_of_few(problem: Problem) -> Counts | None:
@@ -122,12 +159,8 @@ def _uniform(
     problem: Problem, sizes: Sequence[int], options: Sequence[Sequence[int]]
 ) -> dict[tuple[int, int], int]:
     """All workers of a room on its set that covers most of the demand; of equals the first."""
-
-    def covered_s(held: int) -> float:
-        return sum(seconds for i, seconds in enumerate(problem.demand_s) if held >> i & 1)
-
     return {
-        (place, max(of_room, key=covered_s, default=0)): n
+        (place, max(of_room, key=problem.covered_s, default=0)): n
         for place, (n, of_room) in enumerate(zip(sizes, options, strict=True))
         if n
     }

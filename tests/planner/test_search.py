@@ -213,3 +213,9 @@ def test_equal_sets_are_packed_on_one_node() -> None:
     current = {"w00": C, "w01": D, "w02": C, "w03": D, "w04": C, "w05": C}
     sets = by_worker(packed, {(0, D): 3, (0, C): 3}, current, {})
     assert [name for name, held in sets.items() if held == D] == ["w01", "w03", "w05"]
+
+
+def test_parts_have_room_to_grow_where_that_costs_nothing_now() -> None:
+    # 8 x DC and 1 x ED serve no less, but leave encode no more than it needs now; so each can grow alike
+    assert from_scratch(one((0.1, 0.63, 0.27), *(2,) * 9)) == {(0, D | C): 6, (0, E | D): 3}
+    assert from_scratch(one((0.1, 0.63, 0.27), *(2,) * 40)) == {(0, D | C): 29, (0, E | D): 11}
