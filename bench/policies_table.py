@@ -17,6 +17,7 @@ def policies(result: dict[str, Any]) -> str:
     names = list(dict.fromkeys(cell["variant"] for cell in cells))
     main = [name for name in names if not name.startswith("without ")]
     found = result["pictures"]
+    alone = ", ".join(f"{side} px {seconds:.2f} s" for side, seconds in result["alone_s"].items())
     lines = [
         "# Policies on real workers",
         "",
@@ -25,15 +26,19 @@ def policies(result: dict[str, Any]) -> str:
         f"{result['workers']} workers, pictures of {', '.join(map(str, result['sides_px']))} px and"
         f" {result['steps']} steps, equally many of each, at random times over {result['span_s']:g} s;"
         f" deadlines {result['slo_scale']:g} times what a size takes with both workers busy"
-        f" ({', '.join(f'{side} px {seconds:.2f} s' for side, seconds in result['alone_s'].items())}). Load 1.0"
-        f" is {result['capacity_per_s']:.2f} pictures a second. {result['runs']} runs in turns, the same arrivals"
-        " for all. Latencies are of what was served; first come, first served drops nothing.",
+        f" ({alone}). Load 1.0 is {result['capacity_per_s']:.2f} pictures a second. {result['runs']} runs in turns,"
+        " the same arrivals for all. Latencies are of what was served; first come, first served drops nothing.",
         "",
     ]
     for load in loads:
         lines += [f"## Load {load:g}", "", *_table(cells, main, load), ""]
         if parts := [name for name in names if name not in main and _rows(cells, name, load)]:
-            lines += ["One part of triptych switched off:", "", *_table(cells, ["triptych", *parts], load), ""]
+            lines += [
+                "One part of triptych switched off:",
+                "",
+                *_table(cells, ["triptych", *parts], load),
+                "",
+            ]
     lines += [*_goals(cells, loads), ""]
     lines += [
         f"{found['bitwise']} pictures said bitwise and were the same bytes wherever a request was made twice;"

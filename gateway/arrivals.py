@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection
 import msgspec
 
 from gateway.config import GatewayConfig
-from gateway.decisions import check_placement
+from gateway.decisions import check_placement, shape_of
 from gateway.errors import ConfigRefused, OperatorError, StartFailed
 from gateway.fleet import Worker
 from gateway.measuring import Measuring
@@ -109,15 +109,15 @@ class Arrivals:
             (served, served.graph) for served in models if served.graph is not None and served.runs is None
         ]
         for served, graph in new:
+            tiled = functools.partial(decodes_in_tiles, self._around.config, served.model)
+            first = warm_up_generation(served.model, tiled=tiled)
             try:
                 if not started:
                     check_placement(self._around.config, [described for _, described in new])
-                self._around.planner.join(graph, served.weight_bytes)
+                self._around.planner.join(graph, served.weight_bytes, shape_of(first, served.model))
             except ConfigRefused as error:
                 self._fail(served, error)
                 continue
-            tiled = functools.partial(decodes_in_tiles, self._around.config, served.model)
-            first = warm_up_generation(served.model, tiled=tiled)
             served.runs = make_runs(graph, served.model, self._around, self._listener, first=first)
 
     def _load_failed(self, served: ServedModel, worker: Worker, message: LoadFailed) -> None:

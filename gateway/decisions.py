@@ -36,10 +36,10 @@ class Planner:
         self._config = config
         self._state = initial_state(_planner_config(config, ()))
 
-    def join(self, graph: StageGraph, weight_bytes: Mapping[str, int]) -> None:
+    def join(self, graph: StageGraph, weight_bytes: Mapping[str, int], usual: Shape | None = None) -> None:
         """Place this model too from now on. Raises `ConfigRefused` if one of its stages is pinned nowhere.
 
-        `weight_bytes`: of its stages, as far as they are known.
+        `weight_bytes`: of its stages, as far as they are known. `usual`: what is asked of it by default.
         """
         held = {stage for stages in self._state.config.pinned.values() for stage in stages}
         if isinstance(self._config.placement, dict) and not held.issuperset(graph.names):
@@ -50,6 +50,7 @@ class Planner:
             stages=graph.names,
             loop_stage=graph.loop_stage,
             weight_bytes={stage: weight_bytes[stage] for stage in graph.names if stage in weight_bytes},
+            usual=usual,
         )
         for known in self._state.profile.measurements.values():
             view = _as_measured(view, known)

@@ -11,7 +11,7 @@ from planner.forecast import Forecast
 from planner.parts import Part, parts_of
 from planner.placement import Targets
 from planner.profile import Profile
-from planner.rooms import Room, Sizes, rooms_of
+from planner.rooms import Room, Sizes, rooms_of, sizes_of
 from planner.search import Counts, Problem
 from planner.types import Observation, PlannerConfig, StageKey, WorkerView
 
@@ -162,7 +162,7 @@ def ground_of(
     forecast: Forecast, profile: Profile, observation: Observation, config: PlannerConfig
 ) -> Ground:
     """As it is now."""
-    sizes = Sizes(profile, observation.models, forecast.largest)
+    sizes = sizes_of(profile, observation, forecast.largest)
     kinds = {(worker.device, worker.memory_bytes): worker for worker in observation.workers}
 
     def fits_somewhere(part: Part) -> bool:

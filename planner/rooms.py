@@ -12,7 +12,7 @@ from itertools import combinations, product
 
 from planner.parts import Part
 from planner.profile import Profile
-from planner.types import ModelView, Shape, StageKey, WorkerView
+from planner.types import ModelView, Observation, Shape, StageKey, WorkerView
 
 MAX_OPTIONS = 24
 """Sets that the search tries on a worker. One or two models have at most 20 maximal ones."""
@@ -41,7 +41,7 @@ class Sizes:
         return 0 if view is None else view.weight_bytes.get(key[1], 0)
 
     def peak_bytes(self, key: StageKey, device: str, memory_bytes: int) -> int:
-        """Beside the weights at the largest shape that was seen, or measured while none was; 0 if unknown.
+        """Beside the weights at the `largest` shape; 0 if unknown.
 
         Of a loop, at the smallest degree at which it fits by itself: that is how it will be run.
         """
@@ -76,13 +76,39 @@ class Sizes:
         return next((peak for peak in known if peak <= room), min(known, default=0))
 
     def largest(self, device: str, model: str) -> Shape | None:
-        """The shape that memory is counted for: the largest that was seen, or measured while none was."""
+        """The shape that memory is counted for: the largest that was seen.
+
+        While none was it is the model's usual one, or else the largest that was measured.
+        """
         if model in self._seen:
             return self._seen[model]
+        view = self._models.get(model)
+        if view is not None and view.usual is not None:
+            return view.usual
         measured = self._profile.measurements.get((device, model))
         if measured is None or not measured.measured:
             return None
         return max((each.shape for each in measured.measured), key=lambda shape: (shape.tokens, shape))
+
+
+def sizes_of(profile: Profile, observation: Observation, largest: Mapping[str, Shape]) -> Sizes:
+    """Bytes of stages on this fleet, by the `largest` shape of each model that some worker can run.
+
+    One that no worker can, whatever else leaves it, is not made room for: who asks for it must not take the
+    model from all others. It is tried where its stages are, and may fail there.
+    """
+    sizes = Sizes(profile, observation.models, largest)
+    kinds = {(worker.device, worker.memory_bytes): worker for worker in observation.workers}.values()
+    possible = {
+        name: shape
+        for name, shape in largest.items()
+        if name not in observation.models
+        or all(
+            any(sizes.fits(frozenset({(name, stage)}), worker) for worker in kinds)
+            for stage in observation.models[name].stages
+        )
+    }
+    return sizes if len(possible) == len(largest) else Sizes(profile, observation.models, possible)
 
 
 @dataclass(frozen=True, slots=True)

@@ -149,7 +149,7 @@ class ModelView:
     """A model that is to be served. `stages` in order; the cost of `loop_stage` grows with steps.
 
     `weight_bytes` are those of each stage on a worker, `load_s` the seconds to load them; what is missing
-    there is not known yet.
+    there is not known yet. `usual` is the shape to be ready for while nothing was asked for.
     """
 
     model: str
@@ -157,6 +157,7 @@ class ModelView:
     loop_stage: str
     weight_bytes: Mapping[str, int] = field(default_factory=dict)
     load_s: Mapping[str, float] = field(default_factory=dict)
+    usual: Shape | None = None
 
 
 @dataclass(frozen=True, slots=True)

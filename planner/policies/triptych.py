@@ -8,7 +8,7 @@ from planner.dispatch import dispatched
 from planner.placement import Targets
 from planner.profile import Profile
 from planner.residency import carried_out, idle_moves, urgent_moves
-from planner.rooms import Sizes
+from planner.rooms import sizes_of
 from planner.state import PlannerState, advanced
 from planner.types import Effect, Observation, Parts, Run, WakeAt
 
@@ -25,7 +25,7 @@ def decide(
     placement = state.placement
     if placement is None:
         return state, ()
-    sizes = Sizes(state.profile, observation.models, state.forecast.largest)
+    sizes = sizes_of(state.profile, observation, state.forecast.largest)
     urgent = urgent_moves(placement, observation, sizes)
     seen = carried_out(observation, urgent)
     about_jobs, wake = dispatch(placement.stages, seen, state.profile, state.config.parts)
