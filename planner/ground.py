@@ -11,9 +11,9 @@ from planner.forecast import Forecast
 from planner.parts import Part, parts_of
 from planner.placement import Targets
 from planner.profile import Profile
-from planner.rooms import Room, Sizes, rooms_of, sizes_of
+from planner.rooms import Sizes, rooms_of, sizes_of
 from planner.search import Counts, Problem
-from planner.types import Observation, PlannerConfig, StageKey, WorkerView
+from planner.types import ModelView, Observation, PlannerConfig, StageKey, WorkerView
 
 PRIOR = {"E": 0.10, "D": 0.63, "C": 0.27}
 """Shares of a model's GPU-seconds while none of it was asked for. Those of its largest shape, which a profile
@@ -47,14 +47,6 @@ class Ground:
         """The stages of a set of parts."""
         return frozenset(
             key for i, part in enumerate(self.problem.parts) if mask >> i & 1 for key in part.keys
-        )
-
-    def room(self, worker_id: str) -> Room:
-        """The room that a worker is in."""
-        return next(
-            room
-            for room in self.problem.rooms
-            if any(worker.worker_id == worker_id for worker in room.workers)
         )
 
     def masks(self, stages: Targets) -> dict[str, int]:
@@ -154,8 +146,12 @@ class Ground:
 
     def load_s(self, keys: frozenset[StageKey]) -> float:
         """Seconds to load these on one worker, `ASSUMED_LOAD_S` for each that was never loaded."""
-        models = self.observation.models
-        return sum(models[model].load_s.get(stage, ASSUMED_LOAD_S) for model, stage in sorted(keys))
+        return seconds_to_load(self.observation.models, keys)
+
+
+def seconds_to_load(models: Mapping[str, ModelView], keys: frozenset[StageKey]) -> float:
+    """To load these on one worker, `ASSUMED_LOAD_S` for each that was never loaded."""
+    return sum(models[model].load_s.get(stage, ASSUMED_LOAD_S) for model, stage in sorted(keys))
 
 
 def ground_of(

@@ -48,11 +48,13 @@ LOOKS_PER_DWELL = 5
 class Review:
     """The placement, and what the next look needs: not before `next_s` unless something else happened.
 
+    `placed_s`: when all of it was placed last, other than by one worker that took something on.
     `largest` and `models` are what the last look went by: shapes and sizes decide what fits.
     """
 
     placement: Placement | None = None
     next_s: float = 0.0
+    placed_s: float = 0.0
     largest: Mapping[str, Shape] | None = None
     models: Mapping[str, ModelView] | None = None
 
@@ -71,7 +73,7 @@ def reviewed(
         return replace(review, placement=pinned(observation, config)), None
     if news is not None:
         ground = ground_of(forecast, profile, observation, config)
-        return _looked(_again(before, news, ground, config), ground, forecast, config), None
+        return _looked(review, _again(before, news, ground, config), ground, forecast, config), None
     assert before is not None
     if not config.parts.places:
         return review, None
@@ -81,8 +83,8 @@ def reviewed(
     known = review.largest is forecast.largest and review.models == observation.models
     if observation.now_s >= review.next_s or not known:
         ground = ground_of(forecast, profile, observation, config)
-        placement, due_s = _by_demand(before, forecast, ground, config, other_sizes=not known)
-        review = _looked(placement, ground, forecast, config)
+        placement, due_s = _by_demand(review, before, forecast, ground, config, other_sizes=not known)
+        review = _looked(review, placement, ground, forecast, config)
         if placement is not before:
             return review, None
     swap, swap_due_s = swapped(before, forecast, profile, observation, config)
@@ -136,7 +138,13 @@ def _again(before: Placement | None, news: _News, ground: Ground, config: Planne
 
 
 def _by_demand(
-    before: Placement, forecast: Forecast, ground: Ground, config: PlannerConfig, *, other_sizes: bool
+    review: Review,
+    before: Placement,
+    forecast: Forecast,
+    ground: Ground,
+    config: PlannerConfig,
+    *,
+    other_sizes: bool,
 ) -> tuple[Placement, float | None]:
     """The placement by what is asked for, and when only the dwell is missing for another one.
 
@@ -157,10 +165,10 @@ def _by_demand(
         ground.problem.asked_s > 0.0 and ground.problem.best_rate >= (1 + config.gain_margin) * now.rate
     )
     if not now.homeless and (
-        (everywhere == counts and not may_gain) or forecast.n_since(before.changed_s) < config.min_samples
+        (everywhere == counts and not may_gain) or forecast.n_since(review.placed_s) < config.min_samples
     ):
         return before, None
-    due_s = before.changed_s + config.min_dwell_s
+    due_s = review.placed_s + config.min_dwell_s
     if now_s < due_s and not now.homeless:
         return before, due_s
     if everywhere != counts:
@@ -210,10 +218,14 @@ def _pays(problem: Problem, before: Counts, after: Counts, load_s: float, config
     return more_s > load_s
 
 
-def _looked(placement: Placement, ground: Ground, forecast: Forecast, config: PlannerConfig) -> Review:
+def _looked(
+    before: Review, placement: Placement, ground: Ground, forecast: Forecast, config: PlannerConfig
+) -> Review:
+    now_s = ground.observation.now_s
     return Review(
         placement=placement,
-        next_s=ground.observation.now_s + config.min_dwell_s / LOOKS_PER_DWELL,
+        next_s=now_s + config.min_dwell_s / LOOKS_PER_DWELL,
+        placed_s=before.placed_s if placement is before.placement else now_s,
         largest=forecast.largest,
         models=ground.observation.models,
     )

@@ -14,17 +14,18 @@ Never back and forth: a worker that changed keeps what it has for the load's tim
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from planner.deadline import URGENCY
 from planner.forecast import Forecast
-from planner.ground import Ground, ground_of
+from planner.ground import Ground, ground_of, seconds_to_load
 from planner.outlook import Outlook
-from planner.parts import letters
+from planner.parts import letters, parts_of
 from planner.placement import Placement
 from planner.profile import Profile
-from planner.rooms import Room, filled
+from planner.rooms import Room, Sizes, filled
 from planner.types import JobView, Observation, PlannerConfig, Reason, StageKey, WorkerView
 
 CLEARLY = 1.25
@@ -51,12 +52,14 @@ def swapped(
     free = [worker for worker in observation.workers if settled_s[worker.worker_id] <= observation.now_s]
     if not free:
         return None, min(settled_s.values()) if homeless else None
-    ground = ground_of(forecast, profile, observation, config)
-    for key, job in sorted(homeless, key=lambda item: _precedence(item[1])):
-        if (placement := _taken_on(key, job, free, waiting, before, ground)) is not None:
-            return placement, None
+    if homeless:
+        ground = ground_of(forecast, profile, observation, config)
+        for key, job in sorted(homeless, key=lambda item: _precedence(item[1])):
+            if (placement := _taken_on(key, job, free, waiting, before, ground)) is not None:
+                return placement, None
+    sizes = Sizes(profile, observation.models, forecast.largest)
     for key in busy:
-        if (placement := _added(key, waiting[key], free, before, ground, profile)) is not None:
+        if (placement := _added(key, waiting[key], free, before, observation, sizes, profile)) is not None:
             return placement, None
     later_s = [at_s for at_s in settled_s.values() if at_s > observation.now_s]
     return None, min(later_s) if homeless and later_s else None
@@ -101,13 +104,14 @@ def _taken_on(
 ) -> Placement | None:
     """`key`, which has no home, on the worker where that costs least."""
     choices = []
+    rooms = {worker.worker_id: room for room in ground.problem.rooms for worker in room.workers}
+    n_holders = Counter(key for held in before.stages.values() for key in held)
     for worker in free:
-        room = ground.room(worker.worker_id)
-        taken = _with(ground, room, before.stages[worker.worker_id], key, job)
+        taken = _with(ground, rooms[worker.worker_id], before.stages[worker.worker_id], key, job)
         if taken is None:
             continue
-        lost = ground.keys(ground.mask(before.stages[worker.worker_id]) & ~taken)
-        lost -= frozenset().union(*(held for name, held in before.stages.items() if name != worker.worker_id))
+        gone = ground.mask(before.stages[worker.worker_id]) & ~taken
+        lost = frozenset(key for key in ground.keys(gone) if n_holders[key] == 1)
         needs = [_precedence(other) for jobs in waiting.values() for other in jobs if _needs(other, lost)]
         if needs and min(needs) < _precedence(job):
             continue
@@ -117,7 +121,8 @@ def _taken_on(
     if not choices:
         return None
     _, _, load_s, name, taken = min(choices)
-    return _changed(before, name, taken, load_s, ground, f"{job.job_id} waits for {key[1]} of {key[0]}")
+    text = f"{job.job_id} waits for {key[1]} of {key[0]}"
+    return _changed(before, name, ground.keys(taken), load_s, ground.observation, text)
 
 
 def _with(ground: Ground, room: Room, held: frozenset[StageKey], key: StageKey, job: JobView) -> int | None:
@@ -146,30 +151,29 @@ def _added(
     jobs: list[JobView],
     free: Iterable[WorkerView],
     before: Placement,
-    ground: Ground,
+    observation: Observation,
+    sizes: Sizes,
     profile: Profile,
 ) -> Placement | None:
     """`key` beside what an idle worker holds, if the last job would wait clearly longer than the load."""
-    observation = ground.observation
     view = observation.models.get(key[0])
     if view is None or key[1] not in view.load_s:
         return None
-    parts = ground.problem.parts
-    (wanted,) = (1 << i for i, part in enumerate(parts) if key in part.keys)
     waits_s = _longest_wait_s(key, jobs, before, observation, profile)
+    if waits_s <= CLEARLY * view.load_s[key[1]]:
+        return None
+    (wanted,) = (part.keys for part in parts_of([view]) if key in part.keys)
     for worker in sorted(free, key=lambda worker: worker.worker_id):
         if worker.task is not None or worker.is_held_up or key in worker.resident | worker.failed:
             continue
-        taken = ground.mask(before.stages[worker.worker_id]) | wanted
-        if not ground.room(worker.worker_id).fits(taken):
-            continue
-        load_s = ground.load_s(ground.keys(taken) - worker.resident)
-        if waits_s > CLEARLY * load_s:
+        held = before.stages[worker.worker_id] | wanted
+        load_s = seconds_to_load(observation.models, held - worker.resident)
+        if waits_s > CLEARLY * load_s and sizes.fits(held, worker):
             text = (
                 f"{jobs[-1].job_id} would wait {waits_s:.1f} s for {key[1]} of {key[0]}, "
                 f"a load takes {load_s:.1f} s"
             )
-            return _changed(before, worker.worker_id, taken, load_s, ground, text)
+            return _changed(before, worker.worker_id, held, load_s, observation, text)
     return None
 
 
@@ -201,14 +205,21 @@ def _longest_wait_s(
     return turn_s - observation.now_s
 
 
-def _changed(before: Placement, name: str, taken: int, load_s: float, ground: Ground, text: str) -> Placement:
-    now_s = ground.observation.now_s
-    stages = {**before.stages, name: ground.keys(taken)}
-    held = frozenset().union(*stages.values())
-    every = frozenset(key for part in ground.problem.parts for key in part.keys)
+def _changed(
+    before: Placement,
+    name: str,
+    held: frozenset[StageKey],
+    load_s: float,
+    observation: Observation,
+    text: str,
+) -> Placement:
+    now_s = observation.now_s
+    stages = {**before.stages, name: held}
+    placed = frozenset().union(*set(stages.values()))
+    every = frozenset((view.model, stage) for view in observation.models.values() for stage in view.stages)
     has = "; ".join(
         f"{model}: {letters(view, stages[name]) or 'nothing'}"
-        for model, view in sorted(ground.observation.models.items())
+        for model, view in sorted(observation.models.items())
     )
     return replace(
         before,
@@ -217,5 +228,5 @@ def _changed(before: Placement, name: str, taken: int, load_s: float, ground: Gr
         changed_s=now_s,
         reason=Reason.NEEDED_NOW,
         detail=f"{text}: {name} holds {has}",
-        homeless=every - held,
+        homeless=every - placed,
     )

@@ -152,6 +152,15 @@ def test_a_placement_lives_for_the_dwell_and_then_is_looked_at() -> None:
     assert {wake.reason for wake in wakes} == {Reason.PLACEMENT_REVIEW}
 
 
+def test_a_worker_that_took_something_on_puts_no_review_off() -> None:
+    state, _ = after_load(placed(profile(0.1, 0.2, 1.2)), 1, 9.5)
+    assert state.placement is not None
+    swapped = replace(state.placement, changed_s=9.0, reason=Reason.NEEDED_NOW)
+    state = replace(state, review=replace(state.review, placement=swapped))
+    state, _ = after_load(state, 1, 12.0)
+    assert stages_of(state)["w1"] == stages("encode", "decode")
+
+
 def test_too_few_jobs_since_the_last_change_change_nothing() -> None:
     few, wakes = after_load(placed(profile(0.1, 2.0, 12.0)), 1, 30.0, every_s=10.0)
     assert wakes == []

@@ -228,7 +228,7 @@ async def test_numeric_ones_are_batched_and_bitwise_ones_never(
 
 
 def _with_good_batches(profiles: Path, tmp_path: Path) -> Path:
-    """The kept profile of the tiny model, but for twice and four times the jobs in 1.2 and 1.4 of the time."""
+    """The tiny model's kept profile, but for twice and four times the jobs in 1.2 and 1.4 of the time."""
     (file,) = profiles.glob("tiny.*")
     kept = msgspec.json.decode(file.read_bytes(), type=Kept)
     alone = {each.shape: each for each in kept.measurements.measured if _is_loop_alone(each)}
