@@ -1,9 +1,9 @@
 """What do the planner's policies make of one load on real workers?
 
-One gateway at a time, the same but for `--policy` and `--planner-off`, over two CPU workers: pictures of mixed
-sizes arrive at random times, each with a deadline of a multiple of what its size takes. Every policy gets the
-very same arrivals, in turns, at several loads. Load 1.0 is what both workers make without a pause: what a size
-takes is measured first, with both of them busy, since they share the machine.
+One gateway at a time, the same but for `--policy` and `--planner-off`, over two CPU workers: pictures of
+mixed sizes arrive at random times, each with a deadline of a multiple of what its size takes. Every policy
+gets the very same arrivals, in turns, at several loads. Load 1.0 is what both workers make without a pause:
+what a size takes is measured first, with both of them busy, since they share the machine.
 
 First come, first served never drops anything; the others may drop what cannot be in time, which counts as
 missed. Pictures are compared over all policies: those that say bitwise must be the same bytes.
@@ -121,7 +121,7 @@ class Plan:
 
 
 async def run(plan: Plan, say: Callable[[str], None]) -> dict[str, Any]:
-    """All cells, and what was found wrong with pictures. Raises `NodeFailed`; cancellation stops the gateway."""
+    """All cells, and what is wrong with pictures. Raises `NodeFailed`; cancellation stops the gateway."""
     say("measuring what each size takes with both workers busy")
     alone_s = await _alone_s(plan)
     say(", ".join(f"{side} px {seconds:.2f} s" for side, seconds in alone_s.items()))

@@ -26,8 +26,9 @@ def policies(result: dict[str, Any]) -> str:
         f"{result['workers']} workers, pictures of {', '.join(map(str, result['sides_px']))} px and"
         f" {result['steps']} steps, equally many of each, at random times over {result['span_s']:g} s;"
         f" deadlines {result['slo_scale']:g} times what a size takes with both workers busy"
-        f" ({alone}). Load 1.0 is {result['capacity_per_s']:.2f} pictures a second. {result['runs']} runs in turns,"
-        " the same arrivals for all. Latencies are of what was served; first come, first served drops nothing.",
+        f" ({alone}). Load 1.0 is {result['capacity_per_s']:.2f} pictures a second."
+        f" {result['runs']} runs in turns, the same arrivals for all."
+        " Latencies are of what was served; first come, first served drops nothing.",
         "",
     ]
     for load in loads:
