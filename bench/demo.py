@@ -1,7 +1,8 @@
 """The demo: one small load, three ways to place its stages on two workers.
 
 First every worker runs every stage, then one worker encodes and decodes for the other, which denoises; the
-pictures must be the same bytes. Then the gateway decides itself while the load shifts from few steps to many.
+pictures must be the same bytes. Then the gateway decides itself, with too little memory for all stages of the
+large pictures to which the load shifts for a while.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ from rich.console import Console
 from bench.demo_checks import Check, check_placement_changed, check_requests, check_same_pictures
 from bench.journal import Journal, PlacementChange, placement_changes, read_journal
 from bench.load import Result, closed_loop, open_loop
-from bench.mix import Shift, ShiftSteps, mixed_requests, rule_bounds, shift_requests, shift_steps
+from bench.mix import Shift, mixed_requests, shift_requests, shift_shapes
 from bench.node import Node, NodeConfig, OnWait
 from bench.progress import Show, phase
-from bench.timeline import loop_shares
+from bench.room import kept_measurements, memory_between
 from pipelines.catalogue import Model
+from planner.types import Shape
 
-WINDOW_S, DWELL_S, MIN_SAMPLES = 4.0, 3.0, 9
-_N_WORKERS = 2
+WINDOW_S, DWELL_S, MIN_SAMPLES = 1.5, 2.0, 6
 _POLL_S = 0.1
 _SHIFT_CONCURRENCY = 3
 
@@ -56,18 +57,17 @@ class Phase:
     start_s: float
     end_s: float
     changes: tuple[PlacementChange, ...] = ()
-    shares: tuple[tuple[float, float], ...] = ()
-    share_bounds: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Demo:
-    """All phases and what was checked."""
+    """All phases and what was checked. `shapes`: the small and the large one of the last phase."""
 
     model: str
     workers: tuple[str, ...]
     phases: tuple[Phase, ...]
-    steps: ShiftSteps
+    shapes: tuple[Shape, Shape]
+    worker_memory_bytes: int
     checks: tuple[Check, ...]
     took_s: float
 
@@ -80,7 +80,7 @@ class Demo:
 class DemoConfig:
     """`workers`: the gateway's flags for two workers, `worker_ids` what it will call them.
 
-    `shift_limit_s`: how long each half of the last phase waits for the rule to move stages.
+    `shift_limit_s`: how long the last phase waits for each of its two changes of places.
     """
 
     name: str
@@ -89,7 +89,12 @@ class DemoConfig:
     worker_ids: tuple[str, str]
     out: Path
     flags: tuple[str, ...] = ()
-    shift_limit_s: float = 45.0
+    shift_limit_s: float = 60.0
+
+    @property
+    def profiles(self) -> Path:
+        """Where the first gateway leaves what stages cost here."""
+        return self.out / "profiles"
 
 
 def start_node(config: NodeConfig, on_wait: OnWait) -> AbstractAsyncContextManager[RunningNode]:
@@ -113,8 +118,9 @@ async def run(config: DemoConfig, console: Console, *, start: StartNode = start_
     pinned = f"{first}={rest},{second}={loop}"
     title = f"2. Split: {first} encodes and decodes, {second} denoises"
     split = await _mixed(config, console, start, "split", title, pinned)
-    steps = shift_steps(colocated.journal, config.model, n_workers=_N_WORKERS)
-    auto = await _shifting(config, console, start, steps)
+    shapes = shift_shapes(config.model)
+    memory_bytes = memory_between(kept_measurements(config.profiles, config.name), kinds, *shapes)
+    auto = await _shifting(config, console, start, shapes, memory_bytes)
     phases = (colocated, split, auto)
     checks = (
         check_requests([result for done in phases for result in done.results]),
@@ -125,7 +131,8 @@ async def run(config: DemoConfig, console: Console, *, start: StartNode = start_
         model=config.name,
         workers=config.worker_ids,
         phases=phases,
-        steps=steps,
+        shapes=shapes,
+        worker_memory_bytes=memory_bytes,
         checks=checks,
         took_s=time.monotonic() - began_s,
     )
@@ -170,24 +177,29 @@ async def _mixed(
     )
 
 
-async def _shifting(config: DemoConfig, console: Console, start: StartNode, steps: ShiftSteps) -> Phase:
-    title = f"3. The gateway decides: first {steps.few}-step requests, then {steps.many}-step ones"
+async def _shifting(
+    config: DemoConfig, console: Console, start: StartNode, shapes: tuple[Shape, Shape], memory_bytes: int
+) -> Phase:
+    small, large = shapes
+    title = (
+        f"3. The gateway decides, with {memory_bytes / 2**20:.0f} MiB for a worker:"
+        f" pictures of {small.width_px} px, of {large.width_px}, of {small.width_px} again"
+    )
     flags = (
+        *("--worker-memory-bytes", str(memory_bytes)),
         *("--mix-window-s", f"{WINDOW_S:g}"),
         *("--min-dwell-s", f"{DWELL_S:g}"),
         *("--min-samples", str(MIN_SAMPLES)),
-        # the steps were chosen for the time of whole pictures, and the prompts repeat
-        *("--encode-cache-bytes", "0"),
     )
     with phase(console, title, None) as show:
         async with start(_node_config(config, "auto", "auto", flags), _waiting(show)) as node:
             await settled(node.journal)
-            show.status("serving; every stage is on every worker")
+            show.status("serving")
             start_s = time.monotonic()
             shift = Shift(
                 node.journal,
-                shift_requests(config.model, steps.few),
-                shift_requests(config.model, steps.many),
+                shift_requests(config.model, small),
+                shift_requests(config.model, large),
                 limit_s=config.shift_limit_s,
                 on_change=show.note,
             )
@@ -210,8 +222,6 @@ async def _shifting(config: DemoConfig, console: Console, start: StartNode, step
         start_s=start_s,
         end_s=end_s,
         changes=tuple(placement_changes(journal.effects, since_s=start_s)),
-        shares=tuple(loop_shares(journal, window_s=WINDOW_S, min_samples=MIN_SAMPLES)),
-        share_bounds=rule_bounds(_N_WORKERS),
     )
 
 
@@ -222,7 +232,7 @@ def _node_config(config: DemoConfig, name: str, placement: str, flags: tuple[str
         model=config.name,
         workers=config.workers,
         placement=placement,
-        flags=(*config.flags, *flags),
+        flags=("--profiles", str(config.profiles), *config.flags, *flags),
     )
 
 

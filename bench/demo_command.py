@@ -12,16 +12,16 @@ from bench import demo_report
 from bench.demo import Demo, DemoConfig, StartNode, run, start_node
 from bench.interrupts import Interrupted, run_interruptible
 from bench.journal import JournalUnreadable
-from bench.mix import CannotShift
 from bench.node import NodeFailed
 from bench.progress import make_console
+from bench.room import CannotShift
 from pipelines.catalogue import load_catalogue
 from pipelines.errors import PipelineError
 
 _DESCRIPTION = """\
 Starts a gateway three times with two workers, sends each a small load and shows what became of it:
-co-located stages, stages split by hand (the same pictures, byte for byte), and the gateway's own rule
-moving stages while the load shifts. Takes a few minutes on two cores."""
+co-located stages, stages split by hand (the same pictures, byte for byte), and the gateway moving stages
+by itself while pictures become too large for the workers' memory. Takes a few minutes on two cores."""
 _EPILOG = (
     """exit codes: 0 all shown; 1 a check failed or a gateway did; 2 a wrong flag; 130, 143 interrupted."""
 )

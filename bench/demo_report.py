@@ -18,7 +18,7 @@ from bench.demo import Demo, Phase
 from bench.load import Result
 from bench.mix import SHOWN
 from bench.stats import percentile
-from bench.timeline import Panel, panel, share_at
+from bench.timeline import Panel, panel
 from bench.timeline_plot import draw
 
 _WAITS = ("queue", "wait_diffuse", "wait_decode")
@@ -37,6 +37,8 @@ def clear(out: Path) -> None:
     for phase in _PHASES:
         for file in (out / "pictures" / phase).glob("*.png"):
             file.unlink()
+    for file in (out / "profiles").glob("*.json"):
+        file.unlink()
 
 
 def write(demo: Demo, out: Path) -> tuple[Path, ...]:
@@ -107,17 +109,15 @@ def _deadline(result: Result) -> str:
 
 def _shift_lines(demo: Demo) -> Iterator[str]:
     auto = demo.phases[2]
-    for steps, share in ((demo.steps.few, demo.steps.few_share), (demo.steps.many, demo.steps.many_share)):
-        done = [result for result in auto.results if result.request.steps == steps and result.ok]
+    for shape in demo.shapes:
+        size = f"{shape.width_px}x{shape.height_px}"
+        done = [result for result in auto.results if result.request.size == size and result.ok]
         p50 = f", total p50 {percentile([r.latency_s * 1000 for r in done], 50):.0f} ms" if done else ""
-        yield f"{len(done)} requests of {steps} steps (denoise about {share:.0%} of the work){p50}"
+        yield f"{len(done)} requests of {size}{p50}"
     for change in auto.changes:
         yield f"at {change.at_s - auto.start_s:.1f} s {change.places}"
         for reason in dict.fromkeys(f"{effect.reason}: {effect.detail}" for effect in change.effects):
             yield f"    {reason}"
-        before = share_at(auto.shares, change.at_s)
-        if before is not None:
-            yield f"    by the journal denoise had taken {before:.0%} of the workers' busy time lately"
 
 
 def _file_name(result: Result, index: int) -> str:
@@ -144,8 +144,6 @@ def _panel(phase: Phase) -> Panel:
         _labels(phase),
         start_s=phase.start_s,
         changes=phase.changes,
-        shares=phase.shares,
-        share_bounds=phase.share_bounds,
     )
 
 
@@ -157,13 +155,14 @@ def _sections(demo: Demo) -> Iterator[Section]:
         note="the same bytes from both" if same.passed else "THE TWO DIFFER; shown: co-located",
         tiles=tuple(_tiles(colocated.results)),
     )
-    notes = {
-        demo.steps.few: "a load for which the rule splits the stages",
-        demo.steps.many: "the same seeds; a load for which it puts them together again",
-    }
-    for steps, note in notes.items():
-        shown = [result for result in auto.results if result.request.steps == steps][:SHOWN]
-        yield Section(title=f"{steps} steps", note=note, tiles=tuple(_tiles(shown)))
+    notes = (
+        "all stages of these fit into every worker's memory",
+        "the same seeds; these do not, so the gateway splits the stages",
+    )
+    for shape, note in zip(demo.shapes, notes, strict=True):
+        size = f"{shape.width_px}x{shape.height_px}"
+        shown = [result for result in auto.results if result.request.size == size][:SHOWN]
+        yield Section(title=size, note=note, tiles=tuple(_tiles(shown)))
 
 
 def _tiles(results: tuple[Result, ...] | list[Result]) -> Iterator[Tile]:
@@ -196,6 +195,7 @@ def _as_json(demo: Demo) -> dict[str, Any]:
         "cpu": host.cpu_model(),
         "versions": host.versions(),
         "took_s": round(demo.took_s, 3),
+        "worker_memory_bytes": demo.worker_memory_bytes,
         "passed": demo.passed,
         "checks": {check.name: {"passed": check.passed, "text": check.text} for check in demo.checks},
         "phases": [_phase_as_json(phase) for phase in demo.phases],

@@ -1,21 +1,19 @@
-"""What the demo asks for: a small mixed load, and a shift from few-step to many-step requests.
+"""What the demo asks for: a small mixed load, and a shift from small pictures to large ones and back.
 
 All seeds are fixed, so every run asks for the same pictures.
 """
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import count, cycle
 from pathlib import Path
 
-from bench.journal import Journal, PlacementChange, placement_changes, read_journal
+from bench.journal import PlacementChange, placement_changes, read_journal
 from bench.load import Clock, Result, TimedRequest
-from bench.shares import past_boundary
 from pipelines.catalogue import Model
+from planner.types import Shape
 
 _FAVOURITES = (
     *("fox", "owl", "rocket", "strawberry", "penguin", "sunflower", "dragon", "pizza", "castle", "panda"),
@@ -35,26 +33,10 @@ _MIXED = (
     (2, 1.0, None, 6.0),
 )
 SHOWN = 7
-"""Each half of the shift sends at least this many requests, and the same ones, so they can be compared."""
+"""Of each size the shift sends at least this many requests, and the same ones, so they can be compared."""
 
-_MAX_FEW_STEPS = 4
-_CLEAR = 0.10
-_MARGIN = 0.05
+_FIRST_ROUNDS = 4
 _FIRST_SEED = 7
-
-
-class CannotShift(Exception):
-    """With this model no number of steps gets the rule to split; the text says why."""
-
-
-@dataclass(frozen=True)
-class ShiftSteps:
-    """Steps of both halves, and the loop's share of the GPU-seconds that each of them gives."""
-
-    few: int
-    few_share: float
-    many: int
-    many_share: float
 
 
 def prompts(model: Model) -> tuple[str, ...]:
@@ -82,75 +64,55 @@ def mixed_requests(model: Model) -> list[TimedRequest]:
                 steps=steps,
                 slo_ms=None if ms_per_step is None else float(ms_per_step * steps),
                 at_s=at_s,
+                fields={"exactness": "bitwise"},
             )
         )
     return requests
 
 
-def shift_requests(model: Model, steps: int) -> list[TimedRequest]:
-    """One half of the shift: the same prompts and seeds whatever `steps`."""
+def shift_shapes(model: Model) -> tuple[Shape, Shape]:
+    """Half and twice the usual size, as far as the model makes them."""
+    multiple = model.size_multiple_px
+
+    def square(side_px: float) -> Shape:
+        side = min(max(int(side_px), model.min_size_px), model.max_size_px) // multiple * multiple
+        return Shape(side, side)
+
+    usual = max(model.default_size_px)
+    return square(usual / 2), square(usual * 2)
+
+
+def shift_requests(model: Model, shape: Shape) -> list[TimedRequest]:
+    """The same prompts and seeds whatever the size, with half of the usual steps."""
     names = prompts(model)[::-1]
+    steps = max(1, model.default_steps // 2)
+    size = f"{shape.width_px}x{shape.height_px}"
     return [
-        TimedRequest(prompt=names[index % len(names)], seed=_FIRST_SEED + 10 * index, steps=steps)
+        TimedRequest(prompt=names[index % len(names)], seed=_FIRST_SEED + 10 * index, steps=steps, size=size)
         for index in range(SHOWN)
     ]
 
 
-def rule_bounds(n_workers: int, margin: float = _MARGIN) -> tuple[float, float]:
-    """The loop's shares below which a split serves clearly more, and above which all together does."""
-    shares = [i / 1000 for i in range(1001)]
-    split = max(share for share in shares if past_boundary(share, n_workers, n_workers, margin))
-    join = min(
-        share for share in shares if past_boundary(share, n_workers - 1, n_workers, margin) and share > split
-    )
-    return split, join
-
-
-def shift_steps(journal: Journal, model: Model, *, n_workers: int) -> ShiftSteps:
-    """Steps that lie clearly on both sides of the rule's bounds, from what the stages took in `journal`.
-
-    Raises `CannotShift`.
-    """
-    served = [span for span in journal.stages if span.job is not None]
-    step_s = statistics.median(span.seconds / span.steps for span in served if span.kind == "diffuse")
-    others = {span.stage for span in served if span.kind != "diffuse"}
-    rest_s = sum(statistics.median(s.seconds for s in served if s.stage == stage) for stage in others)
-
-    def share(steps: int) -> float:
-        return steps * step_s / (steps * step_s + rest_s)
-
-    split, join = rule_bounds(n_workers)
-    few = max((n for n in range(1, _MAX_FEW_STEPS + 1) if share(n) <= split - _CLEAR), default=1)
-    if share(few) >= split:
-        raise CannotShift(
-            f"a single denoise step is {share(1):.0%} of a picture here, the rule splits below {split:.0%}"
-        )
-    many = min(2 * model.default_steps, model.max_steps)
-    while share(many) < join + _CLEAR and many < model.max_steps:
-        many += 1
-    return ShiftSteps(few, share(few), many, share(many))
-
-
 class Shift:
-    """The third phase's requests: few-step ones until the stages are split, then many-step ones until not.
+    """The third phase's requests: small pictures, large ones until stages are split, small ones until not.
 
-    Each half goes on for `after` requests behind its change (a number for each half), and ends after
-    `limit_s` without one. A request that failed ends both: there is nothing to show any more.
+    The last two go on for `after` requests behind their change, and end after `limit_s` without one. A
+    request that failed ends it all: there is nothing to show any more.
     """
 
     def __init__(
         self,
         journal: Path,
-        few: Sequence[TimedRequest],
-        many: Sequence[TimedRequest],
+        small: Sequence[TimedRequest],
+        large: Sequence[TimedRequest],
         *,
-        after: tuple[int, int] = (10, 4),
+        after: int = 10,
         limit_s: float,
         clock: Clock = time.monotonic,
         on_change: Callable[[str], None] | None = None,
     ) -> None:
         self._journal = journal
-        self._halves = (few, many)
+        self._small, self._large = small, large
         self._after = after
         self._limit_s = limit_s
         self._clock = clock
@@ -165,15 +127,16 @@ class Shift:
         self._failed |= not result.ok
 
     def __iter__(self) -> Iterator[TimedRequest]:
-        for half, after, wanted in zip(self._halves, self._after, ("split", "colocated"), strict=True):
+        for requests, wanted in ((self._small, None), (self._large, "split"), (self._small, "colocated")):
             deadline_s = self._clock() + self._limit_s
-            changed_at: int | None = None
-            for sent, request in zip(count(), cycle(half), strict=False):
-                is_placed = self._is_placed(colocated=wanted == "colocated")
-                if changed_at is None and is_placed:
-                    changed_at = sent
-                is_over = changed_at is not None and sent >= changed_at + after
-                if self._failed or (is_over and sent >= len(half)) or self._clock() > deadline_s:
+            last: int | None = None
+            for sent, request in zip(count(), cycle(requests), strict=False):
+                if wanted is None:
+                    last = _FIRST_ROUNDS * len(requests)
+                elif self._is_placed(colocated=wanted == "colocated") and last is None:
+                    last = sent + self._after
+                is_over = last is not None and sent >= max(last, len(requests))
+                if self._failed or is_over or self._clock() > deadline_s:
                     break
                 yield request
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 from bench.journal import Journal, PlacementChange, StageSpan
-from bench.shares import Shares
-from planner.types import ModelView, Shape, StageSample
 
 WARM_UP = "warm-up"
 
@@ -46,21 +43,17 @@ class Mark:
     at_s: float
     text: str
     reason: str
-    share: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
-    """One phase. `shares`: (seconds, the loop's share of the window's GPU-seconds), or empty."""
+    """One phase."""
 
     title: str
     lanes: tuple[str, ...]
     blocks: tuple[Block, ...]
     handovers: tuple[HandOver, ...]
     marks: tuple[Mark, ...] = ()
-    shares: tuple[tuple[float, float], ...] = ()
-    share_bounds: tuple[float, float] | None = None
-    loop_stage: str = ""
 
     @property
     def end_s(self) -> float:
@@ -74,8 +67,6 @@ def panel(
     *,
     start_s: float,
     changes: Sequence[PlacementChange] = (),
-    shares: Sequence[tuple[float, float]] = (),
-    share_bounds: tuple[float, float] | None = None,
 ) -> Panel:
     """`labels`: job id -> what its blocks are called. `start_s` on the journal's clock is second 0.
 
@@ -101,7 +92,6 @@ def panel(
             at_s=change.at_s - start_s,
             text=change.places,
             reason=f"{change.reason}: {change.detail}",
-            share=share_at(shares, change.at_s),
         )
         for change in changes
     )
@@ -111,9 +101,6 @@ def panel(
         blocks=blocks,
         handovers=tuple(_handovers(spans, lane_of, labels, start_s)),
         marks=marks,
-        shares=tuple((at_s - start_s, share) for at_s, share in shares),
-        share_bounds=share_bounds,
-        loop_stage=", ".join(stage for stage, kind in journal.stage_kinds.items() if kind == "diffuse"),
     )
 
 
@@ -137,46 +124,3 @@ def _handovers(
         for before, after in pairwise(sorted(own, key=lambda span: span.started_s))
         if before.worker != after.worker
     ]
-
-
-def loop_shares(
-    journal: Journal, *, window_s: float, min_samples: int, every_s: float = 0.05
-) -> list[tuple[float, float]]:
-    """(time, the loop's share) at every stage's end and each `every_s`, of what ended within `window_s`."""
-    loops = {span.model: span.stage for span in journal.stages if span.kind == "diffuse"}
-    models = {
-        model: ModelView(model=model, stages=tuple(journal.stage_kinds), loop_stage=loop)
-        for model, loop in loops.items()
-    }
-    samples = sorted((_sample(span) for span in journal.stages if span.job), key=lambda s: s.ended_s)
-    if not samples:
-        return []
-    window = Shares(window_s, min_samples)
-    shares: list[tuple[float, float]] = []
-    start_s, end_s = samples[0].ended_s, samples[-1].ended_s
-    ticks_s = {start_s + tick * every_s for tick in range(math.ceil((end_s - start_s) / every_s))}
-    taken = 0
-    for now_s in sorted(ticks_s | {sample.ended_s for sample in samples}):
-        n_ended = sum(sample.ended_s <= now_s for sample in samples)
-        window = window.advanced(tuple(samples[taken:n_ended]), now_s)
-        taken = n_ended
-        share = window.of_loops(models)
-        if share is not None:
-            shares.append((now_s, share))
-    return shares
-
-
-def _sample(span: StageSpan) -> StageSample:
-    return StageSample(
-        model=span.model,
-        stage=span.stage,
-        shape=Shape(0, 0),
-        steps=span.steps,
-        seconds=span.seconds,
-        ended_s=span.ended_s,
-    )
-
-
-def share_at(shares: Sequence[tuple[float, float]], at_s: float) -> float | None:
-    """The last known share at that time."""
-    return next((share for time_s, share in reversed(shares) if time_s <= at_s), None)

@@ -18,7 +18,7 @@ COLOURS = {"encode": "#1f9e89", "diffuse": "#4c5fd7", "decode": "#f28e2b", WARM_
 _INK, _SOFT, _LANE, _PAPER = "#22252d", "#767b88", "#eef0f4", "#ffffff"
 _MARK = "#c2255c"
 _WIDTH_IN, _DPI = 15.0, 150
-_LANE_HEIGHT_IN, _HEAD_IN, _FOOT_IN, _SHARE_IN, _MARKS_IN = 0.72, 0.62, 0.34, 1.05, 0.3
+_LANE_HEIGHT_IN, _HEAD_IN, _FOOT_IN, _MARKS_IN = 0.72, 0.62, 0.34, 0.3
 _LEFT_IN, _RIGHT_IN = 0.95, 0.25
 _BLOCK_HEIGHT = 0.6
 _MIN_BLOCK_IN = 0.022
@@ -45,13 +45,12 @@ def draw(file: Path, title: str, subtitle: str, panels: Sequence[Panel]) -> None
 
 def _time_span_s(panel: Panel, panels: Sequence[Panel]) -> float:
     """Panels of the same load share a scale, so that their lengths compare; a shift has its own."""
-    comparable = [other.end_s for other in panels if bool(other.shares) == bool(panel.shares)]
+    comparable = [other.end_s for other in panels if bool(other.marks) == bool(panel.marks)]
     return max(0.001, *comparable) * 1.012
 
 
 def _panel_height_in(panel: Panel) -> float:
-    extra_in = (_SHARE_IN + 0.12 if panel.shares else 0.0) + _MARKS_IN * len(panel.marks)
-    return _HEAD_IN + _LANE_HEIGHT_IN * len(panel.lanes) + extra_in + _FOOT_IN
+    return _HEAD_IN + _LANE_HEIGHT_IN * len(panel.lanes) + _MARKS_IN * len(panel.marks) + _FOOT_IN
 
 
 def _axes(figure: Any, top_in: float, height_in: float) -> Any:
@@ -84,14 +83,7 @@ def _draw_panel(figure: Any, panel: Panel, top_in: float, span_s: float) -> None
         _draw_block(axes, block, in_per_s)
     for handover in panel.handovers:
         _draw_handover(axes, handover)
-    if panel.shares:
-        axes.set_xticks([])
-        below = _axes(figure, lanes_top_in - _LANE_HEIGHT_IN * n_lanes - 0.12, _SHARE_IN)
-        _draw_shares(below, panel, span_s)
-        _draw_marks((axes, below), panel.marks)
-        axes = below
-    else:
-        _draw_marks((axes,), panel.marks)
+    _draw_marks(axes, panel.marks)
     axes.xaxis.set_major_formatter(lambda at_s, _: f"{at_s:g} s")
 
 
@@ -138,43 +130,10 @@ def _draw_handover(axes: Any, handover: HandOver) -> None:
     )
 
 
-def _draw_shares(axes: Any, panel: Panel, span_s: float) -> None:
-    """The loop's share over time, and the band in which the rule leaves things as they are."""
-    axes.set_xlim(0, span_s)
-    axes.set_ylim(0, 1.0)
-    axes.set_yticks([0, 0.5, 1.0], ["0", "50 %", "100 %"])
-    if panel.share_bounds is not None:
-        split, join = panel.share_bounds
-        axes.axhspan(split, join, color="#fbe3ec", zorder=0, linewidth=0)
-        words = "above: co-located, below: split"
-        middle = (split + join) / 2
-        axes.text(span_s * 0.997, middle, words, ha="right", va="center", fontsize=8.5, color=_MARK)
-    inside = [(at_s, share) for at_s, share in panel.shares if 0 <= at_s <= span_s]
-    times_s, shares = [at_s for at_s, _ in inside], [share for _, share in inside]
-    axes.fill_between(times_s, shares, step="post", color=COLOURS["diffuse"], alpha=0.12, linewidth=0)
-    axes.step(times_s, shares, where="post", color=COLOURS["diffuse"], linewidth=1.6)
-    words = f"{panel.loop_stage}'s share of the workers' busy time lately"
-    axes.text(span_s * 0.003, 0.06, words, fontsize=8.5, color=_SOFT, va="bottom")
-    for mark in panel.marks:
-        if mark.share is not None:
-            axes.plot([mark.at_s], [mark.share], marker="o", markersize=5, color=_MARK, zorder=6)
-            axes.annotate(
-                f"{mark.share:.0%}",
-                (mark.at_s, mark.share),
-                xytext=(6, -11),
-                textcoords="offset points",
-                fontsize=9,
-                fontweight="bold",
-                color=_MARK,
-            )
-
-
-def _draw_marks(parts: Sequence[Any], marks: Sequence[Mark]) -> None:
+def _draw_marks(axes: Any, marks: Sequence[Mark]) -> None:
     for number, mark in enumerate(marks):
-        for axes in parts:
-            axes.axvline(mark.at_s, color=_MARK, linewidth=1.3, zorder=5)
-        top = parts[0]
-        top.annotate(
+        axes.axvline(mark.at_s, color=_MARK, linewidth=1.3, zorder=5)
+        axes.annotate(
             _numbered(number),
             (mark.at_s, 1.0),
             xycoords=("data", "axes fraction"),

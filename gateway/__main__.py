@@ -23,12 +23,15 @@ from gateway.settings import Effective, read
 log = logging.getLogger("gateway")
 
 
-async def _serve(config: GatewayConfig, make_command: MakeCommand | None) -> None:
+async def _serve(effective: Effective, make_command: MakeCommand | None) -> None:
     stopper = Stopper()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopper.ask)
     loop.add_signal_handler(signal.SIGHUP, lambda: stopper.reload())
+    config = effective.config
+    log.info("configuration: %s", msgspec.json.encode(config, enc_hook=str).decode())
+    log.info("configuration set: %s", effective.summary())
     await serve(
         config,
         stopper=stopper,
@@ -40,11 +43,9 @@ async def _serve(config: GatewayConfig, make_command: MakeCommand | None) -> Non
 def _run(effective: Effective, make_command: MakeCommand | None) -> None:
     config = effective.config
     with logging_to(sys.stderr, level=config.log_level, form=config.log_format):
-        log.info("configuration: %s", msgspec.json.encode(config, enc_hook=str).decode())
-        log.info("configuration set: %s", effective.summary())
         try:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                runner.run(_serve(config, make_command))
+                runner.run(_serve(effective, make_command))
         except ConfigRefused as refused:
             raise refused.by(effective.sources) from refused
 

@@ -7,17 +7,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from PIL import Image
 
 from bench import demo_command
 from bench.demo import DemoConfig
 from bench.demo_checks import check_requests, check_same_pictures
-from bench.journal import Journal, StageSpan
 from bench.load import Result, TimedRequest
-from bench.mix import CannotShift, mixed_requests, rule_bounds, shift_steps
+from bench.mix import mixed_requests, shift_shapes
+from bench.room import CannotShift, held_bytes, kept_measurements, memory_between
 from pipelines.catalogue import Model, load_catalogue
-from tests.bench.fake import FakeFleet
+from planner.types import Shape
+from tests.bench.fake import FakeFleet, measurements
 
 
 @pytest.fixture
@@ -41,7 +43,7 @@ def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def moving(**more: Any) -> FakeFleet:
     """Gateways that do as they should, but for `more`: settings by phase."""
-    return FakeFleet({"auto": {"split_at": 3, "join_at": 25}} | more)
+    return FakeFleet({"auto": {"split_at": 9, "join_at": 25}} | more)
 
 
 def test_a_good_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -169,40 +171,30 @@ def test_a_missing_picture_is_a_difference() -> None:
         check_same_pictures([whole], [replace(whole, request=replace(request, seed=2))])
 
 
-def test_the_rules_bounds_for_two_workers() -> None:
-    split, join = rule_bounds(2)
-    assert split == pytest.approx(0.70, abs=0.002)
-    assert join == pytest.approx(0.80, abs=0.002)
+def test_half_and_twice_the_usual_size(model: Model) -> None:
+    assert shift_shapes(model) == (Shape(64, 64), Shape(256, 256))
+    narrow = msgspec.structs.replace(model, min_size_px=96, max_size_px=130)
+    assert shift_shapes(narrow) == (Shape(96, 96), Shape(128, 128))
 
 
-def test_steps_on_both_sides_of_the_bounds(model: Model) -> None:
-    chosen = shift_steps(journal(step_s=0.03, rest_s=0.07), model, n_workers=2)
-    assert (chosen.few, chosen.many) == (3, 2 * model.default_steps)
-    assert chosen.few_share == pytest.approx(0.09 / 0.16)
-    slow_rest = shift_steps(journal(step_s=0.001, rest_s=0.01), model, n_workers=2)
-    assert (slow_rest.few, slow_rest.many) == (4, 90)
-    with pytest.raises(CannotShift, match="a single denoise step is 91%"):
-        shift_steps(journal(step_s=1.0, rest_s=0.1), model, n_workers=2)
+# 4 + 8 + 4 of weights; the largest peak is the decode's, of 10 for small pictures and of 40 for large ones
+MEASURED = measurements(peaks={"decode": (10, 40)})
+KINDS = {"text_encoder": "encode", "denoise": "diffuse", "decode": "decode"}
+SMALL, LARGE = Shape(64, 64), Shape(256, 256)
 
 
-def journal(*, step_s: float, rest_s: float) -> Journal:
-    def span(stage: str, kind: str, seconds: float, steps: int) -> StageSpan:
-        return StageSpan(
-            worker="cpu-0",
-            job="a-0",
-            request="a",
-            model="m",
-            stage=stage,
-            kind=kind,
-            started_s=1.0,
-            ended_s=1.0 + seconds,
-            overhead_s=0.0,
-            steps=steps,
-        )
+def test_memory_that_holds_all_stages_for_small_pictures_only() -> None:
+    assert held_bytes(MEASURED, tuple(KINDS), "denoise", SMALL) == {"all": 26, "loop": 8, "rest": 18}
+    assert held_bytes(MEASURED, tuple(KINDS), "denoise", LARGE) == {"all": 56, "loop": 8, "rest": 48}
+    assert memory_between(MEASURED, KINDS, SMALL, LARGE) == 52
 
-    spans = (
-        span("text_encoder", "encode", rest_s / 3, 1),
-        span("denoise", "diffuse", 20 * step_s, 20),
-        span("decode", "decode", 2 * rest_s / 3, 1),
-    )
-    return Journal(workers=("cpu-0",), stages=spans, effects=(), ends=())
+
+def test_a_model_that_memory_does_not_split() -> None:
+    flat = measurements(peaks={"decode": (10, 10)})
+    with pytest.raises(CannotShift, match="all stages need 26 bytes for pictures of 256 px"):
+        memory_between(flat, KINDS, SMALL, LARGE)
+
+
+def test_a_profile_that_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(CannotShift, match="no profile of m was kept"):
+        kept_measurements(tmp_path, "m")

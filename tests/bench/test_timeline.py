@@ -10,7 +10,7 @@ from PIL import Image
 
 from bench.contact_sheet import Section, Tile, sheet, write_sheet
 from bench.journal import Journal, JournalUnreadable, placement_changes, read_journal
-from bench.timeline import WARM_UP, Panel, loop_shares, panel, share_at
+from bench.timeline import WARM_UP, Panel, panel
 from bench.timeline_plot import draw
 from tests.bench.fake import png
 
@@ -87,15 +87,12 @@ def journal(tmp_path: Path) -> Journal:
 @pytest.fixture
 def shown(journal: Journal) -> Panel:
     changes = placement_changes(journal.effects, since_s=10.0)
-    shares = loop_shares(journal, window_s=100.0, min_samples=1)
     return panel(
         "auto",
         journal,
         {"a-0": "1", "b-1": "2b"},
         start_s=10.0,
         changes=changes,
-        shares=shares,
-        share_bounds=(0.7, 0.8),
     )
 
 
@@ -152,7 +149,6 @@ def test_lanes_and_blocks(shown: Panel) -> None:
         (1, "diffuse", "2b", 1.5, 1.9),
     ]
     assert shown.end_s == pytest.approx(1.9)
-    assert shown.loop_stage == "denoise"
 
 
 def test_handovers_are_between_workers_only(shown: Panel) -> None:
@@ -161,13 +157,9 @@ def test_handovers_are_between_workers_only(shown: Panel) -> None:
     assert [(round(h.from_s, 3), round(h.to_s, 3)) for h in shown.handovers] == [(0.1, 0.3), (1.3, 1.4)]
 
 
-def test_marks_and_shares(shown: Panel) -> None:
+def test_marks(shown: Panel) -> None:
     assert [round(mark.at_s, 3) for mark in shown.marks] == [2.0, 5.0]
     assert shown.marks[1].reason == "mix_shifted: denoise took 93 %"
-    # 1.0 + 0.4 s of the loop, 0.1 + 0.2 + 0.1 s of the rest
-    assert shown.marks[0].share == pytest.approx(1.4 / 1.8)
-    assert share_at([(1.0, 0.5), (2.0, 0.6)], 0.9) is None
-    assert share_at([(1.0, 0.5), (2.0, 0.6)], 2.0) == 0.6
 
 
 def test_timeline_is_drawn(shown: Panel, tmp_path: Path) -> None:

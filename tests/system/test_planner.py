@@ -14,12 +14,11 @@ import pytest
 
 from bench.load import Result, TimedRequest, closed_loop
 from bench.node import Node
+from bench.room import held_bytes, kept_measurements, memory_between
 from gateway.profiles import Kept
 from pipelines.catalogue import Model, load_catalogue
 from planner.measurements import Measurement, Measurements
-from planner.profile import Profile
-from planner.rooms import Sizes
-from planner.types import ModelView, Shape
+from planner.types import Shape
 from tests.system.nodes import catalogue_file, cpu_node
 from tests.system.pictures import STAGES, expected_picture, picture_of, post
 from worker.resident import ResidentModel
@@ -27,6 +26,7 @@ from worker.resident import ResidentModel
 pytestmark = [pytest.mark.process]
 
 EMBEDDED = "triptych-emoji"
+KINDS = dict(zip(STAGES, ("encode", "diffuse", "decode"), strict=True))
 SMALL, LARGE = Shape(64, 64), Shape(256, 256)
 LONG_STEPS = 1500
 LONGEST_GAP_S = 8.0
@@ -52,26 +52,12 @@ def planned(folder: Path, model: str, profiles: Path, *flags: str) -> Node:
     return cpu_node(folder, model, 2, *measured, *flags)
 
 
-def measured(profiles: Path, model: str) -> Measurements:
-    kept = (msgspec.json.decode(file.read_bytes(), type=Kept) for file in profiles.iterdir())
-    return next(each.measurements for each in kept if each.measurements.model == model)
-
-
-async def embedded_bytes(tmp_path: Path, profiles: Path) -> dict[tuple[str, Shape], int]:
-    """What a worker of the embedded model needs for all stages, its loop and the others, by largest shape."""
+async def embedded(tmp_path: Path, profiles: Path) -> Measurements:
+    """What the embedded model costs."""
     async with planned(tmp_path, EMBEDDED, profiles):
         # it is measured, unless it was before
         pass
-    found = measured(profiles, EMBEDDED)
-    view = ModelView(EMBEDDED, STAGES, "denoise", weight_bytes=found.weight_bytes)
-    profile = Profile().with_measured(found)
-    needs = {}
-    for shape in (SMALL, LARGE):
-        sizes = Sizes(profile, {EMBEDDED: view}, {EMBEDDED: shape})
-        for name, stages in (("all", STAGES), ("D", STAGES[1:2]), ("EC", STAGES[::2])):
-            held = frozenset((EMBEDDED, stage) for stage in stages)
-            needs[name, shape] = sizes.held_bytes(held, found.device, 2**40)
-    return needs
+    return kept_measurements(profiles, EMBEDDED)
 
 
 def homes(fleet: dict[str, Any]) -> list[set[str]]:
@@ -88,10 +74,7 @@ def is_split(fleet: dict[str, Any]) -> bool:
 
 
 async def test_a_shift_to_large_pictures_moves_stages(tmp_path: Path, profiles: Path) -> None:
-    needs = await embedded_bytes(tmp_path, profiles)
-    bound = (needs["all", SMALL] + needs["all", LARGE]) // 2
-    assert needs["all", SMALL] < bound < needs["all", LARGE]
-    assert max(needs["D", LARGE], needs["EC", LARGE]) < bound
+    bound = memory_between(await embedded(tmp_path, profiles), KINDS, SMALL, LARGE)
     flags = (
         *("--worker-memory-bytes", str(bound)),
         *("--mix-window-s", "3", "--min-dwell-s", "1", "--min-samples", "6"),
@@ -143,10 +126,10 @@ def _more_than(ends_s: list[float], n: int) -> Any:
 
 
 async def test_what_does_not_fit_whole_is_split_from_the_start(tmp_path: Path, profiles: Path) -> None:
-    needs = await embedded_bytes(tmp_path, profiles)
+    needs = held_bytes(await embedded(tmp_path, profiles), STAGES, "denoise", SMALL)
     # of its usual size, which is between the two
-    bound = needs["all", SMALL] - 1
-    assert max(needs["D", LARGE], needs["EC", SMALL]) < bound
+    bound = needs["all"] - 1
+    assert max(needs["loop"], needs["rest"]) < bound
     asked = {"prompt": "a fox", "num_inference_steps": 2, "seed": 1, "exactness": "bitwise"}
     async with planned(tmp_path, EMBEDDED, profiles, "--worker-memory-bytes", str(bound)) as node:
         status, reply, _ = await post(node, **asked)
@@ -198,7 +181,7 @@ def _step_s(profiles: Path) -> float:
     """Of the tiny model at its usual size."""
     return next(
         each.seconds
-        for each in measured(profiles, "tiny").measured
+        for each in kept_measurements(profiles, "tiny").measured
         if (each.stage, each.shape, each.batch) == ("denoise", Shape(32, 32), 1)
     )
 
@@ -262,7 +245,7 @@ async def test_what_is_hopeless_is_refused_or_made_with_fewer_steps(
         refused = headers["X-Request-Id"]
         status, reply, _ = await post(node, **asked, allow_degraded=True)
         assert status == 200, reply
-        journal = node.read_journal()
+    journal = node.read_journal()
     assert reply["exactness"] == "approximate"
     assert LONG_STEPS // 2 <= reply["data"][0]["num_inference_steps"] < LONG_STEPS
     assert not [event for event in journal if event["event"] == "stage" and event["request"] == refused]
