@@ -70,12 +70,16 @@ class RequestEnd:
 
 @dataclass(frozen=True, kw_only=True)
 class Journal:
-    """All of it, each list in the order written. `workers` in the order of the configuration."""
+    """All of it, each list in the order written. `workers` in the order of the configuration.
+
+    `left`: what paused loops ran until they were left.
+    """
 
     workers: tuple[str, ...]
     stages: tuple[StageSpan, ...]
     effects: tuple[PlacementEffect, ...]
     ends: tuple[RequestEnd, ...]
+    left: tuple[StageSpan, ...] = ()
 
     @property
     def stage_kinds(self) -> dict[str, str]:
@@ -118,7 +122,8 @@ def read_journal(file: Path) -> Journal:
     except OSError as error:
         raise JournalUnreadable(f"{file}: {error.strerror}") from error
     workers: dict[str, None] = {}
-    stages, effects, ends = list[StageSpan](), list[PlacementEffect](), list[RequestEnd]()
+    stages, left = list[StageSpan](), list[StageSpan]()
+    effects, ends = list[PlacementEffect](), list[RequestEnd]()
     for number, line in enumerate(lines, 1):
         try:
             event = json.loads(line)
@@ -127,13 +132,21 @@ def read_journal(file: Path) -> Journal:
                     workers.setdefault(event["worker"])
                 case "stage":
                     stages.append(_stage(event))
+                case "left":
+                    left.append(_stage(event))
                 case "effect" if event["effect"] in ("load", "evict"):
                     effects.append(_effect(event))
                 case "request":
                     ends.append(_end(event))
         except (ValueError, KeyError, TypeError) as error:
             raise JournalUnreadable(f"{file}:{number}: {error!r}") from error
-    return Journal(workers=tuple(workers), stages=tuple(stages), effects=tuple(effects), ends=tuple(ends))
+    return Journal(
+        workers=tuple(workers),
+        stages=tuple(stages),
+        effects=tuple(effects),
+        ends=tuple(ends),
+        left=tuple(left),
+    )
 
 
 def placement_changes(effects: Sequence[PlacementEffect], *, since_s: float) -> list[PlacementChange]:

@@ -74,7 +74,7 @@ def panel(
     jobs without a label.
     """
     lane_of = {worker: lane for lane, worker in enumerate(sorted(journal.workers))}
-    spans = [span for span in journal.stages if span.ended_s > start_s]
+    spans = [span for span in (*journal.stages, *journal.left) if span.ended_s > start_s]
     blocks = tuple(
         Block(
             lane=lane_of[span.worker],

@@ -117,6 +117,24 @@ class Accounts:
             batch=batch,
         )
 
+    def loop_left(
+        self, worker: Worker, task: Task, stage: Stage, *, steps: int, request_id: str, at_s: float
+    ) -> None:
+        """A task was paused `steps` steps behind where its loop had begun."""
+        self._journal.record(
+            "left",
+            worker=worker.worker_id,
+            job=task.job_id,
+            request=request_id,
+            model=task.model,
+            stage=stage.name,
+            kind=stage.kind,
+            started_at_s=task.stage_since_s,
+            ended_at_s=at_s,
+            steps=steps,
+            from_step=task.from_step,
+        )
+
     def effect(self, effect: Effect, model: str, at_s: float) -> None:
         """An effect of the planner was carried out, for `model`."""
         told = _carried_out(effect, model, at_s)

@@ -106,7 +106,7 @@ class Runs:
             log.warning("%s: %s does not start now in its task", worker.worker_id, message.stage)
             return
         task.stage_started = True
-        task.since_s = self._now_s()
+        task.since_s = task.stage_since_s = self._now_s()
         if job := self._job_of(task):
             job.stage_started(self._now_s())
 
@@ -241,7 +241,16 @@ class Runs:
                 self._setbacks.work_lost(
                     job, task.stages[-1], f"{worker.worker_id} paused it unasked", Retry.GIVEN_UP
                 )
-        elif not self.kept.paused(job, task, message):
+            return
+        self._accounts.loop_left(
+            worker,
+            task,
+            self._graph.stage(self._graph.loop_stage),
+            steps=message.step - task.from_step,
+            request_id=job.request_id,
+            at_s=self._now_s(),
+        )
+        if not self.kept.paused(job, task, message):
             # what its loop began with did not fit into the store
             self._setbacks.store_full(job)
 

@@ -151,6 +151,24 @@ def test_lanes_and_blocks(shown: Panel) -> None:
     assert shown.end_s == pytest.approx(1.9)
 
 
+def test_a_paused_loop_is_two_blocks(tmp_path: Path) -> None:
+    file = tmp_path / "journal.jsonl"
+    events = [
+        *EVENTS[:2],
+        {**stage("cpu-0", "a-0", "denoise", 1.0, 2.0, from_step=0), "event": "left"},
+        stage("cpu-1", "a-0", "denoise", 3.0, 4.0, from_step=5),
+    ]
+    file.write_text("".join(json.dumps(event) + "\n" for event in events))
+    journal = read_journal(file)
+    assert (len(journal.stages), len(journal.left)) == (1, 1)
+    drawn = panel("paused", journal, {"a-0": "1"}, start_s=0.0)
+    assert [(b.lane, b.kind, b.start_s, b.end_s) for b in drawn.blocks] == [
+        (0, "diffuse", 1.0, 2.0),
+        (1, "diffuse", 3.0, 4.0),
+    ]
+    assert [(h.from_lane, h.to_lane) for h in drawn.handovers] == [(0, 1)]
+
+
 def test_handovers_are_between_workers_only(shown: Panel) -> None:
     told = [(h.label, h.kind, h.from_lane, h.to_lane) for h in shown.handovers]
     assert told == [("1", "encode", 0, 1), ("1", "diffuse", 1, 0)]

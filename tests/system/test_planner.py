@@ -167,11 +167,14 @@ async def test_an_urgent_request_pauses_a_long_one(
         assert status == 200, reply
         assert not any(each.done() for each in posted)
         replies = [await each for each in posted]
-        pauses = [event for event in node.read_journal() if event["event"] == "pause"]
+        journal = node.read_journal()
+    pauses, left = ([e for e in journal if e["event"] == kind] for kind in ("pause", "left"))
     assert [status for status, _, _ in replies] == [200, 200]
     assert {reply["exactness"] for _, reply, _ in replies} == {"bitwise"}
     assert pauses
     assert {event["reason"] for event in pauses} == {"more_urgent"}
+    assert [event["job"] for event in left] == [event["job"] for event in pauses]
+    assert all(event["started_at_s"] < event["ended_at_s"] and event["steps"] >= 1 for event in left)
     # which one was paused is the planner's choice; the other was not disturbed
     for seed, (_, reply, _) in zip((5, 6), replies, strict=True):
         assert picture_of(reply) == expected_picture(whole, {**long, "seed": seed})
