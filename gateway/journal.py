@@ -5,8 +5,8 @@ Written by a thread: the event loop only puts a line in a bounded queue. Events,
 - "stage": worker, job, request, model, stage, kind, started_at_s, ended_at_s, overhead_s, steps, from_step,
   batch (warm-ups: job is null; a loop that went on from a checkpoint ran `steps` steps behind its
   `from_step`; `batch` jobs shared its calls on average)
-- "left": worker, job, request, model, stage, kind, started_at_s, ended_at_s, steps, from_step (a loop that was
-  paused behind so many steps)
+- "left": worker, job, request, model, stage, kind, started_at_s, ended_at_s, steps, from_step (a loop that
+  was paused behind so many steps)
 - "effect": effect ("run", "join", "load", "evict"), worker, model, stages, jobs (of a run), degree, reason,
   detail, at_s
 - "pause", "reject", "degrade": worker (of a pause), model, job, reason, detail, at_s
