@@ -16,7 +16,6 @@ from bench import host
 from bench.contact_sheet import Section, Tile, write_sheet
 from bench.demo import Demo, Phase
 from bench.load import Result
-from bench.mix import SHOWN
 from bench.stats import percentile
 from bench.timeline import Panel, panel
 from bench.timeline_plot import draw
@@ -51,8 +50,8 @@ def write(demo: Demo, out: Path) -> tuple[Path, ...]:
                 (folder / _file_name(result, index)).write_bytes(png)
     where = f"{demo.model} on {' and '.join(demo.workers)}, {host.cpu_model()}"
     files = tuple(out / name for name in ("contact-sheet.png", "timeline.png", "report.md", "report.json"))
-    sections = [section for section in _sections(demo) if section.tiles]
-    write_sheet(files[0], "Triptych", f"{where}: every picture of the demo's load", sections)
+    section = _section(demo)
+    write_sheet(files[0], "Triptych", where, [section] if section.tiles else [])
     draw(files[1], "Who runs which stage, and when", where, [_panel(phase) for phase in demo.phases])
     files[2].write_text(_markdown(demo), "utf-8")
     files[3].write_text(json.dumps(_as_json(demo), indent=1) + "\n", "utf-8")
@@ -147,22 +146,14 @@ def _panel(phase: Phase) -> Panel:
     )
 
 
-def _sections(demo: Demo) -> Iterator[Section]:
-    colocated, _, auto = demo.phases
+def _section(demo: Demo) -> Section:
+    """Of the load that both placements got; the last phase's sizes are not what a model draws best."""
     same = next(check for check in demo.checks if check.name == "same pictures")
-    yield Section(
+    return Section(
         title="Co-located and split",
         note="the same bytes from both" if same.passed else "THE TWO DIFFER; shown: co-located",
-        tiles=tuple(_tiles(colocated.results)),
+        tiles=tuple(_tiles(demo.phases[0].results)),
     )
-    notes = (
-        "all stages of these fit into every worker's memory",
-        "the same seeds; these do not, so the gateway splits the stages",
-    )
-    for shape, note in zip(demo.shapes, notes, strict=True):
-        size = f"{shape.width_px}x{shape.height_px}"
-        shown = [result for result in auto.results if result.request.size == size][:SHOWN]
-        yield Section(title=size, note=note, tiles=tuple(_tiles(shown)))
 
 
 def _tiles(results: tuple[Result, ...] | list[Result]) -> Iterator[Tile]:

@@ -32,8 +32,8 @@ _MIXED = (
     (1, 1.25, None, 5.0),
     (2, 1.0, None, 6.0),
 )
-SHOWN = 7
-"""Of each size the shift sends at least this many requests, and the same ones, so they can be compared."""
+_N_SHIFT = 7
+"""Of each size the shift sends these over and over."""
 
 _FIRST_ROUNDS = 4
 _FIRST_SEED = 7
@@ -89,7 +89,7 @@ def shift_requests(model: Model, shape: Shape) -> list[TimedRequest]:
     size = f"{shape.width_px}x{shape.height_px}"
     return [
         TimedRequest(prompt=names[index % len(names)], seed=_FIRST_SEED + 10 * index, steps=steps, size=size)
-        for index in range(SHOWN)
+        for index in range(_N_SHIFT)
     ]
 
 
