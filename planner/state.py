@@ -13,12 +13,13 @@ from planner.types import Observation, PlannerConfig
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannerState:
-    """All that the planner remembers."""
+    """All that the planner remembers. `rival`: what another policy than ours keeps for itself."""
 
     config: PlannerConfig
     forecast: Forecast
     profile: Profile = field(default_factory=Profile)
     review: Review = field(default_factory=Review)
+    rival: object = None
 
     @property
     def placement(self) -> Placement | None:
