@@ -25,6 +25,7 @@ _COMMANDS = {
     "gateway-cost": ("bench.gateway_cost_command", "processor time of the gateway per request, by part"),
     "overhead": ("bench.overhead_command", "what serving adds to a plain loop over the same pipeline"),
     "policies": ("bench.policies_command", "policies and parts of the planner on one load, on real workers"),
+    "rivals": ("bench.rivals_command", "every policy on a grid of simulated cells, and the goals"),
     "soak": ("bench.soak_command", "a rising load, then none: what a node holds afterwards"),
     "render": ("bench.render", "tables from raw results"),
     "simulate": ("bench.simulate_command", "policies compared on a simulated fleet, and a bound on any"),

@@ -18,6 +18,7 @@ from bench.host_weights_table import host_weights
 from bench.markdown import table as _table
 from bench.overhead_parts import LOOP_PARTS, PARTS
 from bench.policies_table import policies
+from bench.rivals_table import rivals
 from bench.simulate_table import simulate
 from bench.soak_table import soak
 
@@ -97,6 +98,7 @@ _RENDERERS: dict[str, Callable[[dict[str, Any]], str]] = {
     "host_weights": host_weights,
     "overhead": overhead,
     "policies": policies,
+    "rivals": rivals,
     "simulate": simulate,
     "soak": soak,
 }
