@@ -66,8 +66,8 @@ def _setting(result: dict[str, Any]) -> str:
         f"Deadline: 2.5 times the latency at {'the fastest degree' if result['fastest_slo'] else 'k*'}.",
         "Nobody drops work."
         if result["nobody_drops"]
-        else "Work that cannot be on time is dropped by triptych and fair; lego admits or refuses at arrival;"
-        " the others serve it late.",
+        else "Work that cannot be on time is dropped by triptych, fair and lego, which also refuses at"
+        " arrival; the others serve it late.",
     ]
     return " ".join(parts)
 
