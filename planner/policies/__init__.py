@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from planner.policies import fair, triptych
+from planner.policies import fair, lego, trident, triptych
 from planner.policies.baselines import BASELINES
 from planner.state import PlannerState
 from planner.types import Effect, Observation
@@ -18,5 +18,7 @@ POLICIES: Mapping[str, Policy] = MappingProxyType(
         "fair": fair.decide,
         "fcfs": BASELINES["b1"].decide,
         **{name: baseline.decide for name, baseline in BASELINES.items()},
+        "trident": trident.decide,
+        "lego": lego.decide,
     }
 )

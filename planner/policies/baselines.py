@@ -66,8 +66,11 @@ class Baseline:
         placement = state.placement
         if placement is None or not observation.workers:
             return state, ()
-        floor = Floor(placement.stages, observation, made.buckets)
-        runs = [] if floor.is_empty else _Round(self, state, observation, floor, made).runs()
+        runs: list[Run] = []
+        if any(not job.running for job in observation.jobs):
+            floor = Floor(placement.stages, observation, made.buckets)
+            if not floor.is_empty:
+                runs = _Round(self, state, observation, floor, made).runs()
         taken = {name for run in runs for name in run.workers}
         return state, (*runs, *moves(placement, observation, taken))
 

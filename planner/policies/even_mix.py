@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from planner.demand import common_device
 from planner.profile import Profile
-from planner.types import Expected, ModelView, Observation, PlannerConfig
+from planner.types import Expected, Observation, PlannerConfig
 
 USUAL_STEPS = 20
 """Of a loop of which nobody said how long it is."""
@@ -39,12 +39,8 @@ def even_mix(config: PlannerConfig, profile: Profile, observation: Observation) 
         if (measured := profile.measurements.get((device, name))) is not None
         for shape in sorted({each.shape for each in measured.measured})
     ]
-    made = []
-    for kind in kinds:
-        view = observation.models.get(kind.model)
-        if view is not None and (work := _work(kind, view, device, profile)) is not None:
-            made.append(work)
-    return made
+    made = (work_of(kind, observation, profile) for kind in kinds if kind.model in observation.models)
+    return [work for work in made if work is not None]
 
 
 def apportioned(n: int, weights: Sequence[float]) -> list[int]:
@@ -84,7 +80,10 @@ def _shares(n: int, weights: Sequence[float]) -> list[float]:
     return [n * weight / total if total > 0 else n / len(weights) for weight in weights]
 
 
-def _work(kind: Expected, view: ModelView, device: str, profile: Profile) -> Work | None:
+def work_of(kind: Expected, observation: Observation, profile: Profile) -> Work | None:
+    """What one job of that kind takes on the commonest kind of worker; None if that is not known."""
+    view = observation.models[kind.model]
+    device = common_device(observation)
     degree = profile.best_degree(device, view, kind.shape)
     loop = view.stages.index(view.loop_stage)
     parts = (view.stages[:loop], view.stages[loop : loop + 1], view.stages[loop + 1 :])

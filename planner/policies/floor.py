@@ -24,6 +24,7 @@ class Group:
     bucket: int
     device: str
     degrees: tuple[int, ...]
+    memory_bytes: int | None
     idle: dict[str, list[str]] = field(default_factory=dict)
 
     @property
@@ -62,6 +63,7 @@ class Floor:
     ) -> None:
         of_worker = buckets or {}
         self.homes: set[frozenset[StageKey]] = set()
+        known: dict[object, Group] = {}
         alike: dict[object, Group] = {}
         widths: dict[str, int] = {}
         for worker in observation.workers:
@@ -71,11 +73,14 @@ class Floor:
             if worker.task is not None or worker.loading or worker.occupied:
                 continue
             bucket = of_worker.get(worker.worker_id, 0)
-            key = (worker.resident, target, bucket, worker.device, worker.degrees)
-            group = alike.get(key)
+            bound = worker.memory_bytes
+            key = (worker.resident, target, bucket, worker.device, worker.degrees, bound)
+            group = known.get(key)
             if group is None:
-                group = Group(worker.resident & target, bucket, worker.device, worker.degrees)
-                alike[key] = group
+                # what a worker holds besides makes no difference
+                usable = worker.resident & target
+                made = Group(usable, bucket, worker.device, worker.degrees, bound)
+                group = known[key] = alike.setdefault((usable, *key[2:]), made)
             group.idle.setdefault(worker.node, []).append(worker.worker_id)
         widest = max(widths.values(), default=1)
         for group in alike.values():
