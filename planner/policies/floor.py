@@ -91,6 +91,11 @@ class Floor:
         self._able: dict[tuple[str, tuple[str, ...]], tuple[int, list[Group]]] = {}
 
     @property
+    def n_idle(self) -> int:
+        """How many workers have nothing to do yet."""
+        return sum(len(ids) for group in self.groups for ids in group.idle.values())
+
+    @property
     def is_empty(self) -> bool:
         """Whether no worker is idle."""
         return not any(ids for group in self.groups for ids in group.idle.values())

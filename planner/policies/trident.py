@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 
 from planner.policies.even_mix import Work, even_mix, work_of
 from planner.policies.floor import Floor, Group
@@ -115,10 +116,10 @@ class _Turn:
         assert state.placement is not None
         self._placement = state.placement
         self._sets = set(state.placement.stages.values())
-        waiting = [job for job in observation.jobs if not job.running and job.pending]
+        models = observation.models
         self.waiting = sorted(
-            (job for job in waiting if job.model in observation.models),
-            key=lambda job: (job.arrived_s, job.job_id),
+            [job for job in observation.jobs if not job.running and job.pending and job.model in models],
+            key=attrgetter("arrived_s", "job_id"),
         )
         self.runs: list[Run] = []
         self._types: dict[tuple[str, Shape], int | None] = {}
