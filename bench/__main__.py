@@ -24,9 +24,13 @@ _COMMANDS = {
     ),
     "gateway-cost": ("bench.gateway_cost_command", "processor time of the gateway per request, by part"),
     "overhead": ("bench.overhead_command", "what serving adds to a plain loop over the same pipeline"),
+    "parity": ("bench.parity_command", "a live run and its simulation, and its decisions made again"),
     "policies": ("bench.policies_command", "policies and parts of the planner on one load, on real workers"),
+    "replay": ("bench.replay_command", "a recorded gateway's decisions, made again and compared"),
+    "rivals": ("bench.rivals_command", "every policy on a grid of simulated cells, and the goals"),
     "soak": ("bench.soak_command", "a rising load, then none: what a node holds afterwards"),
     "render": ("bench.render", "tables from raw results"),
+    "timeline": ("bench.timeline_command", "a journal as a picture: who ran which stage when"),
     "simulate": ("bench.simulate_command", "policies compared on a simulated fleet, and a bound on any"),
 }
 

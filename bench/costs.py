@@ -73,6 +73,14 @@ class ModelCosts:
         """How many jobs may share a call, ascending."""
         return tuple(sorted(b for s, at, d, b in self._seconds if (s, at, d) == (stage, shape, degree)))
 
+    def whole_bytes(self, shape: Shape) -> int:
+        """The least that one worker must hold to run every stage of a job: all weights, and the largest peak,
+        with the loop at the degree that needs least."""
+        loop = self.view.loop_stage
+        peaks = [self.peak_bytes(stage, shape) for stage in self.view.stages if stage != loop]
+        peaks.append(min(self.peak_bytes(loop, shape, degree=degree) for degree in self.degrees(shape)))
+        return sum(self.view.weight_bytes.get(stage, 0) for stage in self.view.stages) + max(peaks)
+
     def rest_s(self, shape: Shape) -> float:
         """Seconds of all stages that are not the loop, one worker, alone."""
         return sum(
@@ -155,6 +163,14 @@ class Costs:
     def scaled(self, factors: Mapping[str, float]) -> Costs:
         """The same with the seconds of each stage times its factor, if it has one."""
         return replace(self, models={name: model.scaled(factors) for name, model in self.models.items()})
+
+    def with_resume(self, resume_s: float) -> Costs:
+        """The same where going on from a checkpoint costs that, which a planner knows."""
+        models = {
+            name: replace(model, measurements=replace(model.measurements, resume_s=resume_s))
+            for name, model in self.models.items()
+        }
+        return replace(self, models=models, resume_s=resume_s)
 
     def profile(self, *, error: float = 0.0, seed: int = 0) -> Profile:
         """What a planner knows that measured all of it, each figure wrong by a factor within 1 +- `error`.

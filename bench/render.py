@@ -17,7 +17,9 @@ from bench.gateway_cost_table import gateway_cost
 from bench.host_weights_table import host_weights
 from bench.markdown import table as _table
 from bench.overhead_parts import LOOP_PARTS, PARTS
+from bench.parity_table import parity
 from bench.policies_table import policies
+from bench.rivals_table import rivals
 from bench.simulate_table import simulate
 from bench.soak_table import soak
 
@@ -96,7 +98,9 @@ _RENDERERS: dict[str, Callable[[dict[str, Any]], str]] = {
     "decisions": decisions,
     "host_weights": host_weights,
     "overhead": overhead,
+    "parity": parity,
     "policies": policies,
+    "rivals": rivals,
     "simulate": simulate,
     "soak": soak,
 }

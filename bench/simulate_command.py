@@ -49,7 +49,11 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--arrivals", type=_names, default=_names(_KINDS), metavar="A,...", help=f"({_KINDS})")
     made.add_argument("--loads", type=_floats, default=_floats(_LOADS), metavar="L,...", help=f"({_LOADS})")
     made.add_argument(
-        "--policies", type=_names, default=tuple(POLICIES), metavar="P,...", help="name or name:degree (all)"
+        "--policies",
+        type=_names,
+        default=tuple(POLICIES),
+        metavar="P,...",
+        help="name, name:degree or name-part-... with parts off (all)",
     )
     made.add_argument("--seeds", type=int, default=1, metavar="N", help="how many, from 0 (1)")
     made.add_argument("--minutes", type=float, default=30.0, metavar="T", help="of arrivals (30)")
@@ -83,12 +87,10 @@ def main(argv: list[str]) -> int:
     flags = made.parse_args(argv)
     wrong = [name for name in flags.arrivals if name not in PROCESSES]
     wrong += [name for name in flags.models if name not in MODELS]
-    wrong += [policy for policy in flags.policies if policy.partition(":")[0] not in POLICIES]
-    if wrong:
-        made.error(f"unknown: {', '.join(wrong)}")
     try:
-        for policy in flags.policies:
-            config_of(policy)
+        wrong += [policy for policy in flags.policies if config_of(policy).policy not in POLICIES]
+        if wrong:
+            made.error(f"unknown: {', '.join(wrong)}")
         cells = list(_cells(flags))
         if flags.save is not None:
             return _saved(flags, cells)
@@ -108,7 +110,7 @@ def _cells(flags: argparse.Namespace) -> Iterator[Cell]:
     for costs in _tables(flags):
         costs = costs.scaled({"text_encoder": flags.encode_x, "decode": flags.decode_x})
         if flags.resume_ms is not None:
-            costs = replace(costs, resume_s=flags.resume_ms / 1000)
+            costs = costs.with_resume(flags.resume_ms / 1000)
         fleet = FleetConfig(
             n_gpus=flags.gpus,
             gpus_per_node=flags.gpus_per_node,

@@ -13,6 +13,8 @@ from matplotlib.figure import Figure
 from planner.types import StageKey
 
 _COLOURS = ("#4c5fd7", "#1f9e89", "#f28e2b", "#c2255c", "#767b88", "#9467bd", "#8c6d31", "#17becf", "#e377c2")
+_STYLES = ("-", "--", "-.")
+"""Taken in turn once all colours are."""
 _BOUND, _SOFT, _PAPER = "#22252d", "#767b88", "#ffffff"
 _PANEL_IN, _DPI = 3.1, 120
 
@@ -35,7 +37,8 @@ def draw_attainment(file: Path, result: dict[str, Any]) -> None:
             for arrivals, axes in zip(columns, axes_row, strict=True):
                 for number, policy in enumerate(policies):
                     own = [run for run in _of(runs, models, arrivals) if run["policy"] == policy]
-                    _line(axes, own, policy, _COLOURS[number % len(_COLOURS)], "-")
+                    style = _STYLES[number // len(_COLOURS) % len(_STYLES)]
+                    _line(axes, own, policy, _COLOURS[number % len(_COLOURS)], style)
                 _line(axes, _of(bounds, models, arrivals), "bound", _BOUND, ":")
                 axes.grid(alpha=0.25)
                 if place == 0:
@@ -44,7 +47,7 @@ def draw_attainment(file: Path, result: dict[str, Any]) -> None:
         for axes in grid[-1]:
             axes.set_xlabel("load")
         handles, labels = grid[0][0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(6, len(labels)), frameon=False)
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(7, len(labels)), frameon=False)
         figure.savefig(file)
 
 
@@ -86,7 +89,7 @@ def _line(axes: Any, rows: Sequence[dict[str, Any]], label: str, colour: str, st
     at = [[100 * row["attainment"] for row in rows if row["load"] == load] for load in loads]
     means = [sum(values) / len(values) for values in at]
     axes.plot(
-        loads, means, style, color=colour, label=label, marker="." if style == "-" else None, linewidth=1.3
+        loads, means, style, color=colour, label=label, marker=None if style == ":" else ".", linewidth=1.3
     )
 
 

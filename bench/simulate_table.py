@@ -78,6 +78,8 @@ def _dropping(runs: Sequence[Row]) -> str:
 
 
 def _attainment(rows: Sequence[Row]) -> str:
+    if any(row.get("too_large") for row in rows):
+        return "out of memory"
     return f"{100 * _mean([row['attainment'] for row in rows]):.1f}"
 
 

@@ -61,6 +61,8 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True):
     What stages cost is measured once for each model and kind of device, in about `profile_bound_s`, and kept
     in the folder `profiles`, None for one below the user's cache folder.
 
+    What the planner is told and what it says is written to the file `record`, up to `record_bytes` of it.
+
     Pictures asked for as URLs are kept in the folder `files` for `file_ttl_s`, up to `files_bytes` of them;
     None for a folder that ends with the gateway. The URLs begin with `public_url`, or else with what the
     client called this server.
@@ -75,6 +77,8 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True):
     api_keys: Path | None = None
     allow_unauthenticated: bool = False
     journal: Path | None = None
+    record: Path | None = None
+    record_bytes: int = 1024**3
     log_level: LogLevel = "info"
     log_format: LogFormat = "text"
     log_prompts: bool = False
@@ -126,6 +130,7 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True):
             "max_connections",
             "store_capacity_bytes",
             "files_bytes",
+            "record_bytes",
             "min_samples",
         ):
             _at_least_one(name, getattr(self, name))

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from gateway.config import GatewayConfig
 from gateway.errors import ConfigRefused
+from gateway.recording import Recording
 from gateway.terms import Terms
 from pipelines.catalogue import Model
 from pipelines.families import is_guided
@@ -25,16 +26,24 @@ from wire.generation import Generation
 class Planner:
     """Carries the planner's state from one decision to the next. `models` are those that it places.
 
-    `decided` is told what each decision took, in seconds of this thread's processor time.
+    `decided` is told what each decision took, in seconds of this thread's processor time, `recording`
+    everything that the state is made of.
     """
 
-    def __init__(self, config: GatewayConfig, decided: Callable[[float], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        config: GatewayConfig,
+        decided: Callable[[float], None] = lambda _: None,
+        recording: Recording | None = None,
+    ) -> None:
         self._decided = decided
+        self._recording = recording or Recording(None)
         self._seen: Observation | None = None
         self.models: Mapping[str, ModelView] = {}
         self._kinds: frozenset[str] = frozenset()
         self._config = config
         self._state = initial_state(_planner_config(config, ()))
+        self._recording.began(self._state.config)
 
     def join(self, graph: StageGraph, weight_bytes: Mapping[str, int], usual: Shape | None = None) -> None:
         """Place this model too from now on. Raises `ConfigRefused` if one of its stages is pinned nowhere.
@@ -63,6 +72,7 @@ class Planner:
     def measured(self, new: Measurements) -> None:
         """What a model costs on a kind of device was measured, or read."""
         self._state = replace(self._state, profile=self._state.profile.with_measured(new))
+        self._recording.measured(new)
         if (view := self.models.get(new.model)) is not None:
             self._place({**self.models, new.model: _as_measured(view, new)})
 
@@ -89,6 +99,7 @@ class Planner:
         began_s = time.thread_time()
         self._state, effects = decide(self._state, observation)
         self._decided(time.thread_time() - began_s)
+        self._recording.decided(observation, effects)
         return effects
 
     @property
@@ -139,6 +150,7 @@ class Planner:
     def _place(self, models: Mapping[str, ModelView]) -> None:
         self.models = models
         self._state = replace(self._state, config=_planner_config(self._config, models.values()))
+        self._recording.configured(self._state.config)
 
 
 def _as_measured(view: ModelView, known: Measurements) -> ModelView:

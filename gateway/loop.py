@@ -25,6 +25,7 @@ from gateway.job import Job
 from gateway.jobs import JobBook
 from gateway.journal import Journal
 from gateway.metrics import Metrics
+from gateway.recording import Recording
 from gateway.roster import Roster
 from gateway.setbacks import Setbacks
 from gateway.surroundings import Surroundings
@@ -82,6 +83,7 @@ class Engine:
         journal: Journal,
         metrics: Metrics,
         clock: Callable[[], float],
+        recording: Recording | None = None,
     ) -> None:
         """Raises `UnknownModel` if the catalogue lacks one of the configured models."""
         self.now_s = clock
@@ -96,7 +98,7 @@ class Engine:
         self.failed: asyncio.Future[OperatorError] = asyncio.get_running_loop().create_future()
         self.keeper: Processes | None = None
         self.accounts = Accounts(journal, metrics)
-        self.planner = Planner(config, metrics.decision_seconds.observe)
+        self.planner = Planner(config, metrics.decision_seconds.observe, recording)
         self.config = config
         self._socket = socket
         self._dirty = asyncio.Event()

@@ -62,6 +62,7 @@ def asked_config(argv: Sequence[str], environment: Mapping[str, str]) -> tuple[G
         profiles=config.profiles or default_folder(environment),
         api_keys=None,
         journal=None,
+        record=None,
         log_level="warning",
     )
     return here.checked(), asked.json

@@ -26,6 +26,7 @@ from gateway.journal import Journal
 from gateway.listen import connections, listen
 from gateway.loop import Engine
 from gateway.metrics import Metrics
+from gateway.recording import Recording
 from gateway.supervisor import Command, Supervisor, worker_command
 from pipelines.catalogue import Catalogue, load_catalogue
 from pipelines.errors import PipelineError, UnknownModel
@@ -99,6 +100,7 @@ async def serve(
             journal=stack.enter_context(Journal(config.journal)),
             metrics=Metrics(),
             clock=clock,
+            recording=stack.enter_context(Recording(config.record, max_bytes=config.record_bytes)),
         )
         command = (make_command or _real_command(config))(runtime)
         await _run(config, engine, files, command, listener, guard, stopper, announce)

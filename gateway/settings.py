@@ -88,6 +88,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("api_keys", "FILE", "who may call: a file of API keys"),
     Setting("allow_unauthenticated", "yes", "serve without keys on an address that is not loopback"),
     Setting("journal", "FILE", "append what happens to FILE as JSON lines"),
+    Setting("record", "FILE", "write all that the planner is told and says to FILE, for bench replay"),
+    Setting("record_bytes", "N", "bound of that file; a recording ends there, the gateway goes on"),
     Setting("log_level", "LEVEL", "debug, info, warning or error"),
     Setting("log_format", "FORM", "text, or json: an object a line"),
     Setting("log_prompts", "yes", "show the beginning of each prompt in the log"),

@@ -7,9 +7,10 @@ joins.
 
 from __future__ import annotations
 
-from planner.board import Board, Running, Start
+from planner.board import Board, Start
 from planner.outlook import ROUNDING_S
-from planner.pool import Option, WorkerClass
+from planner.pool import Option
+from planner.roster import Running, WorkerClass
 from planner.types import JobView, Reason, Run, Shape
 
 MAX_BATCH = 16

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from planner.deadline import URGENCY
-from planner.outlook import Left, Outlook, Progress
+from planner.outlook import Left, Outlook
 from planner.placement import Targets
-from planner.pool import Option, Pool, WorkerClass
+from planner.pool import Option, Pool
 from planner.profile import Profile
-from planner.types import JobView, Observation, Parts, Reason, Run, RunningTask, StageKey
+from planner.roster import Moment, Roster, Running, WorkerClass
+from planner.types import JobView, Observation, Parts, Reason, Run, StageKey
 
 
 @dataclass(slots=True, eq=False)
@@ -41,28 +42,6 @@ class Start:
 
 
 @dataclass(slots=True, eq=False)
-class Running:
-    """A task that workers of `node` have, the first of them of class `workers`."""
-
-    task: RunningTask
-    worker: str
-    node: str
-    workers: WorkerClass
-    jobs: tuple[JobView, ...]
-    _outlook: Outlook
-    _progress: Progress | None = None
-    _is_known: bool = False
-
-    @property
-    def progress(self) -> Progress | None:
-        """How far it is; None if that is not known. Worked out when asked: most decisions ask of few."""
-        if not self._is_known:
-            self._progress = self._outlook.progress(self.task, self.workers.kind[0])
-            self._is_known = True
-        return self._progress
-
-
-@dataclass(slots=True, eq=False)
 class Hold:
     """Idle workers, alike, that are kept for a wide task which their node will have room for at `until_s`."""
 
@@ -85,18 +64,27 @@ class Board:
     outlook: Outlook
     pool: Pool
     jobs: tuple[JobView, ...]
+    _roster: Roster
     starts: list[Start] = field(default_factory=list)
     holds: list[Hold] = field(default_factory=list)
     joined: set[str] = field(default_factory=set)
     left: set[str] = field(default_factory=set)
-    _running: list[Running] | None = None
     _free_at_s: dict[StageKey, float] = field(default_factory=dict)
 
     @staticmethod
-    def of(targets: Targets, observation: Observation, profile: Profile, parts: Parts) -> Board:
-        outlook = Outlook(profile, observation.models, observation.now_s)
-        pool = Pool(targets, observation, outlook)
-        return Board(observation.now_s, parts, outlook, pool, observation.jobs)
+    def of(
+        targets: Targets,
+        observation: Observation,
+        profile: Profile,
+        parts: Parts,
+        roster: Roster | None = None,
+    ) -> Board:
+        """`roster`: what is kept of the last observation, if anything. It is this board's from now on."""
+        roster = roster or Roster()
+        outlook = Outlook(profile, observation.models, observation.now_s, roster.moment.outlook)
+        roster.see(targets, observation)
+        roster.moment = Moment(outlook, observation.jobs)
+        return Board(observation.now_s, parts, outlook, Pool(roster, outlook), observation.jobs, roster)
 
     def waiting(self) -> list[JobView]:
         """The jobs that no task has, in order of precedence."""
@@ -104,23 +92,7 @@ class Board:
 
     def running(self) -> list[Running]:
         """The tasks that workers have, each once, by worker."""
-        if self._running is None:
-            views = {job.job_id: job for job in self.jobs if job.running}
-            found = [
-                Running(
-                    worker.task,
-                    worker.worker_id,
-                    worker.node,
-                    each,
-                    tuple(views[name] for name in worker.task.job_ids if name in views),
-                    self.outlook,
-                )
-                for each in self.pool.classes
-                for worker in each.members
-                if worker.task is not None and worker.task.workers[:1] in ((), (worker.worker_id,))
-            ]
-            self._running = sorted(found, key=lambda running: running.worker)
-        return self._running
+        return self._roster.running
 
     def loop_of(self, job: JobView, stages: tuple[str, ...]) -> StageKey | None:
         """The loop among `stages` of the job; None without one, or if its model is not served any more."""
@@ -134,8 +106,7 @@ class Board:
 
     def proved_s(self, job: JobView) -> float | None:
         """`fastest_s`, unless that is a guess on some kind of worker."""
-        view = self.outlook.view(job.model)
-        if view is None or not all(self.outlook.profile.is_proved(kind[0], view) for kind in self.pool.kinds):
+        if not all(self.outlook.is_proved(kind[0], job.model) for kind in self.pool.kinds):
             return None
         return self.fastest_s(job)
 

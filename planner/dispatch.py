@@ -19,11 +19,12 @@ from planner.batches import Batches
 from planner.board import Board, Hold, Start, precedence
 from planner.lateness import SPARED_SHARE, is_late, is_overdue, n_overdue_allowed
 from planner.outlook import Left, on_grid
-from planner.pauses import Pauses, Urgent
+from planner.pauses import MAX_URGENT, Pauses, Urgent
 from planner.placement import Targets
 from planner.pool import Option
 from planner.profile import Profile
-from planner.types import Effect, JobView, Observation, Parts, Pause, Reason, Run, WakeAt
+from planner.roster import Roster
+from planner.types import Effect, JobView, Observation, Parts, Pause, Reason, Run, StageKey, WakeAt
 
 __all__ = ["dispatched", "precedence"]
 
@@ -35,11 +36,20 @@ MAX_UNPLACED = 64
 
 
 def dispatched(
-    targets: Targets, observation: Observation, profile: Profile, parts: Parts
+    targets: Targets,
+    observation: Observation,
+    profile: Profile,
+    parts: Parts,
+    roster: Roster | None = None,
+    impossible: frozenset[StageKey] = frozenset(),
 ) -> tuple[list[Effect], WakeAt | None]:
-    """What becomes of the waiting jobs: refusals and fewer steps, runs, pauses; and when to look again."""
-    board = Board.of(targets, observation, profile, parts)
-    waiting, effects = admitted(board, board.waiting())
+    """What becomes of the waiting jobs: refusals and fewer steps, runs, pauses; and when to look again.
+
+    `roster`: what is kept of the workers since the last decision. `impossible`: stages that none of them has
+    room for.
+    """
+    board = Board.of(targets, observation, profile, parts, roster)
+    waiting, effects = admitted(board, board.waiting(), impossible)
     round_ = _Round(board)
     round_.serve(waiting)
     paused = round_.pauses
@@ -48,7 +58,7 @@ def dispatched(
         paused += growth.growing_pauses(board)
     runs = [*(start.run() for start in board.starts), *round_.joins]
     wake = None
-    if round_.has_urgent and any(running.task.can_pause for running in board.running()):
+    if round_.has_urgent and parts.pauses and any(running.task.can_pause for running in board.running()):
         wake = WakeAt(at_s=on_grid(observation.now_s, LOOK_AGAIN_S), reason=Reason.WAITING_JOBS)
     return [*effects, *runs, *paused], wake
 
@@ -79,9 +89,14 @@ class _Round:
             late = self._serve_overdue(late)
         self._is_roomy = board.parts.grows and not late and self._has_room(on_time)
         for place, job in enumerate(on_time):
-            if len(self._unplaced) >= MAX_UNPLACED and not board.pool.n_idle:
-                self.n_waiting += len(on_time) - place
-                break
+            if len(self._unplaced) >= MAX_URGENT and not board.pool.n_idle and not board.holds:
+                if len(self._unplaced) >= MAX_UNPLACED:
+                    self.n_waiting += len(on_time) - place
+                    break
+                if not job.batch_key:
+                    self.n_waiting += 1
+                    self.has_urgent = True
+                    continue
             if not self._serve(job):
                 hindered.append(job)
         for job, urgent in self._unplaced:
@@ -113,12 +128,14 @@ class _Round:
             place, degree = 0, 1
             if left is not None:
                 within_s = job.deadline_s - board.now_s - board.wait_s(job, option)
-                found = left.least_degree(within_s)
+                has_loop = self._has_loop(job, option)
+                narrowest = board.pool.narrowest(job, option.workers) if has_loop else 1
+                found = left.least_degree(within_s, narrowest)
                 if found is None:
                     is_hindered = True
                     continue
                 place = found
-                degree = left.degrees[place] if self._has_loop(job, option) else 1
+                degree = left.degrees[place] if has_loop else 1
                 busy = busy or Urgent(job, option, left, place)
             if option.workers.n_idle or board.holds:
                 seconds = left.total_s[place] if left is not None else 0.0
@@ -214,8 +231,12 @@ class _Round:
             if not option.workers.n_idle:
                 continue
             left = self._board.outlook.left(job, option.workers.kind)
-            place = 0 if left is None else left.cheapest
-            degree = 1 if left is None or not self._has_loop(job, option) else left.degrees[place]
+            place, degree = 0, 1
+            if left is not None:
+                place = left.cheapest
+                if self._has_loop(job, option):
+                    place = left.cheapest_from(self._board.pool.narrowest(job, option.workers))
+                    degree = left.degrees[place]
             loop = self._board.loop_of(job, job.pending[: option.n_merged])
             node = self._board.pool.fitting_node(option, degree, job.node, loop)
             if node is not None:

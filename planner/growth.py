@@ -9,8 +9,9 @@ from __future__ import annotations
 import heapq
 
 from planner.board import Board, Start
-from planner.outlook import Left
-from planner.pauses import Victim, victim_of
+from planner.outlook import GoingOn, Left
+from planner.pauses import victim_of
+from planner.roster import Running
 from planner.types import Pause, Reason
 
 LEAST_SPEED_UP = 1.5
@@ -49,20 +50,21 @@ def growing_pauses(board: Board) -> list[Pause]:
         return []
     claimed: dict[str, int] = {}
     candidates = []
+    idle = board.pool.idle_by_node()
     for running in board.running():
-        if running.task.pausing:
-            claimed[running.node] = claimed.get(running.node, 0) + running.task.degree
+        task = running.task
+        if task.pausing:
+            claimed[running.node] = claimed.get(running.node, 0) + task.degree
             continue
-        if not running.jobs or not board.pool.has_idle(running.node):
+        if idle.get(running.node, 0) < task.degree or not _may_grow(board, running):
             continue
-        loop = board.loop_of(running.jobs[0], running.task.pending)
-        if loop is None or board.pool.n_free(running.workers, running.node, loop) < running.task.degree:
+        loop = board.loop_of(running.jobs[0], task.pending) if running.jobs else None
+        if loop is None or board.pool.n_free(running.workers, running.node, loop) < task.degree:
             continue
         victim = victim_of(board, running)
-        grown = _grown(victim) if victim else None
-        if victim is not None and grown is not None:
+        if victim and (grown := _grown(victim.going_on, victim.degree, victim.steps_left)):
             degree, saving_s = grown
-            more = degree - victim.degree
+            more = degree - task.degree
             candidates.append((-saving_s / more, running.worker, more, loop, running, saving_s))
     effects = []
     for _, worker, more, loop, running, saving_s in sorted(candidates, key=lambda each: each[:2]):
@@ -105,19 +107,29 @@ def _gain(start: Start) -> float:
     return (now_s - then_s) / (left.degrees[start.place + 1] - start.degree)
 
 
-def _grown(victim: Victim) -> tuple[int, float] | None:
+def _may_grow(board: Board, running: Running) -> bool:
+    """Whether it would be worth a pause with all steps left that it can have: most tasks end here."""
+    task = running.task
+    if not task.can_pause or len(task.job_ids) != 1:
+        return False
+    going_on = board.outlook.going_on(task, running.workers.kind)
+    return (
+        going_on is not None and _grown(going_on, task.degree, task.steps - task.steps_done - 1) is not None
+    )
+
+
+def _grown(going_on: GoingOn, degree: int, steps_left: int) -> tuple[int, float] | None:
     """The next degree of a running loop and the seconds that it saves; None if it is not worth a pause."""
-    going_on = victim.going_on
-    place = going_on.degrees.index(victim.degree)
+    place = going_on.degrees.index(degree)
     if place + 1 >= len(going_on.degrees):
         return None
-    degree = going_on.degrees[place + 1]
-    now_s, then_s = (victim.steps_left * seconds for seconds in going_on.step_s[place : place + 2])
+    wider = going_on.degrees[place + 1]
+    now_s, then_s = (steps_left * seconds for seconds in going_on.step_s[place : place + 2])
     resume_s = going_on.resume_s
     saving_s = now_s - then_s - resume_s
-    if saving_s <= LEAST_SAVING * resume_s or not _is_worth_it(now_s, then_s, degree / victim.degree):
+    if saving_s <= LEAST_SAVING * resume_s or not _is_worth_it(now_s, then_s, wider / degree):
         return None
-    return degree, saving_s
+    return wider, saving_s
 
 
 def _is_worth_it(now_s: float, then_s: float, ratio: float) -> bool:

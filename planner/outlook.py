@@ -1,13 +1,14 @@
 """What is left, in seconds, of waiting jobs and of running tasks: the profile as dispatch asks it.
 
-One value lives for one decision and keeps what was asked. Nothing here knows what waits for what.
+One value lives for one decision; what was asked is kept as long as the profile says the same. Nothing here
+knows what waits for what.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from planner.profile import Profile
 from planner.types import JobView, ModelView, RunningTask, Shape
@@ -17,6 +18,10 @@ Kind = tuple[str, tuple[int, ...]]
 
 ROUNDING_S = 1e-6
 """How much too late still counts as on time: sums of many step times are not exact."""
+
+
+MAX_KEPT = 10_000
+"""Of how many jobs the last answer is kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,17 +38,19 @@ class Left:
     loop_s: tuple[float, ...]
     total_s: tuple[float, ...]
     cheapest: int
+    fastest_s: float
 
-    @property
-    def fastest_s(self) -> float:
-        return min(self.total_s)
-
-    def least_degree(self, within_s: float) -> int | None:
-        """The place of the smallest degree that takes no longer; None if none does."""
+    def least_degree(self, within_s: float, narrowest: int = 1) -> int | None:
+        """The place of the smallest degree, `narrowest` or wider, that takes no longer; None if none does."""
         for place, seconds in enumerate(self.total_s):
-            if seconds <= within_s + ROUNDING_S:
+            if seconds <= within_s + ROUNDING_S and self.degrees[place] >= narrowest:
                 return place
         return None
+
+    def cheapest_from(self, narrowest: int) -> int:
+        """The place of the degree of least GPU-seconds that is `narrowest` or wider, else of the widest."""
+        able = [place for place, degree in enumerate(self.degrees) if degree >= narrowest]
+        return min(able, key=lambda place: self.degrees[place] * self.loop_s[place], default=-1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,16 +78,36 @@ class GoingOn:
     after_s: float
 
 
-class Outlook:
-    """Of one moment, `now_s`."""
+@dataclass(slots=True, eq=False)
+class Known:
+    """What was asked of a profile: nothing of it depends on the time.
 
-    def __init__(self, profile: Profile, models: Mapping[str, ModelView], now_s: float) -> None:
+    `of_jobs`: the last answer for each job, since to find it among `left` takes longer than all else.
+    """
+
+    of_jobs: dict[str, tuple[JobView, Kind, Left | None]] = field(default_factory=dict)
+    proved: dict[tuple[str, str], bool] = field(default_factory=dict)
+    left: dict[tuple[str, int, Shape, int, bool, Kind, int], Left | None] = field(default_factory=dict)
+    running_s: dict[tuple[str, str, Shape, int, int], dict[str, float | None]] = field(default_factory=dict)
+    going_on: dict[tuple[Kind, str, Shape, int, int], GoingOn | None] = field(default_factory=dict)
+
+
+class Outlook:
+    """Of one moment, `now_s`. `before`: an earlier one, whose answers still hold if nothing else changed."""
+
+    def __init__(
+        self,
+        profile: Profile,
+        models: Mapping[str, ModelView],
+        now_s: float,
+        before: Outlook | None = None,
+    ) -> None:
         self.profile = profile
         self.now_s = now_s
         self._models = models
-        self._left: dict[tuple[str, int, Shape, int, bool, Kind, int], Left | None] = {}
-        self._running_s: dict[tuple[str, str, Shape, int, int], dict[str, float | None]] = {}
-        self._going_on: dict[tuple[Kind, str, Shape, int, int], GoingOn | None] = {}
+        self.known = Known()
+        if before is not None and profile.is_same(before.profile) and models == before._models:
+            self.known = before.known
 
     def view(self, model: str) -> ModelView | None:
         """None for a model that is not served any more."""
@@ -88,12 +115,33 @@ class Outlook:
 
     def left(self, job: JobView, kind: Kind, batch: int = 1) -> Left | None:
         """Of a waiting job on workers of `kind`, if `batch` jobs share its calls; None if it is not known."""
+        if batch != 1:
+            return self._left_of(job, kind, batch)
+        of_jobs = self.known.of_jobs
+        kept = of_jobs.get(job.job_id)
+        if kept is not None and kept[0] is job and kept[1] is kind:
+            return kept[2]
+        if len(of_jobs) >= MAX_KEPT:
+            of_jobs.clear()
+        left = self._left_of(job, kind, 1)
+        of_jobs[job.job_id] = (job, kind, left)
+        return left
+
+    def is_proved(self, device: str, model: str) -> bool:
+        """Whether what is known of the model there is more than a guess."""
+        key = (device, model)
+        if key not in self.known.proved:
+            view = self._models.get(model)
+            self.known.proved[key] = view is not None and self.profile.is_proved(device, view)
+        return self.known.proved[key]
+
+    def _left_of(self, job: JobView, kind: Kind, batch: int) -> Left | None:
         left = job.steps - job.steps_done
         key = (job.model, len(job.pending), job.shape, left, job.steps_done > 0, kind, batch)
         try:
-            return self._left[key]
+            return self.known.left[key]
         except KeyError:
-            made = self._left[key] = self._made(job, kind, batch)
+            made = self.known.left[key] = self._made(job, kind, batch)
             return made
 
     def stages_s(
@@ -124,15 +172,19 @@ class Outlook:
         """What a waiting job pays for having been paused: nothing if it was not."""
         return self.profile.resume_s(kind[0], self._models[job.model]) if job.steps_done else 0.0
 
-    def progress(self, task: RunningTask, device: str) -> Progress | None:
+    def progress(
+        self, task: RunningTask, device: str, running_s: Mapping[str, float | None] | None = None
+    ) -> Progress | None:
         """How far `task` is on workers of `device`; None if one of its stages is not known.
 
-        Steps that must have ended since the last one was heard of count as done.
+        Steps that must have ended since the last one was heard of count as done. `running_s`: what
+        `running_s` said, if that is at hand.
         """
         view = self._models.get(task.model)
         if view is None:
             return None
-        running_s = self._stages_of(view, task, device)
+        if running_s is None:
+            running_s = self.running_s(task, device)
         elapsed_s = max(0.0, self.now_s - max(task.since_s, task.started_s))
         at_s = self.now_s
         boundary_s, steps_left, steps_made, step_s = None, 0, 0, 0.0
@@ -158,13 +210,15 @@ class Outlook:
         """Of a task that is to leave its loop; None if its degree is not known."""
         key = (kind, task.model, task.shape, task.degree, len(task.pending))
         try:
-            return self._going_on[key]
+            return self.known.going_on[key]
         except KeyError:
-            made = self._going_on[key] = self._made_going_on(task, kind)
+            made = self.known.going_on[key] = self._made_going_on(task, kind)
             return made
 
     def _made_going_on(self, task: RunningTask, kind: Kind) -> GoingOn | None:
-        view = self._models[task.model]
+        view = self._models.get(task.model)
+        if view is None:
+            return None
         device, offered = kind
         loop = view.stages.index(view.loop_stage)
         steps: dict[int, float] = {}
@@ -185,13 +239,16 @@ class Outlook:
             ),
         )
 
-    def _stages_of(self, view: ModelView, task: RunningTask, device: str) -> dict[str, float | None]:
-        """Seconds of each stage as the task runs it, of a loop per step."""
+    def running_s(self, task: RunningTask, device: str) -> Mapping[str, float | None]:
+        """Seconds of each stage as the task runs it, of a loop per step; of none if its model is gone."""
+        view = self._models.get(task.model)
+        if view is None:
+            return {}
         batch = max(1, len(task.job_ids))
         key = (device, task.model, task.shape, task.degree, batch)
-        known = self._running_s.get(key)
+        known = self.known.running_s.get(key)
         if known is None:
-            known = self._running_s[key] = {
+            known = self.known.running_s[key] = {
                 stage: self.profile.stage_s(
                     device,
                     view,
@@ -242,13 +299,15 @@ class Outlook:
                 before_s += seconds
         ordered = sorted(loops.items()) or [(1, 0.0)]
         work_s = [degree * seconds for degree, seconds in ordered]
+        total_s = tuple(before_s + seconds + after_s for _, seconds in ordered)
         return Left(
             before_s=before_s,
             after_s=after_s,
             degrees=tuple(degree for degree, _ in ordered),
             loop_s=tuple(seconds for _, seconds in ordered),
-            total_s=tuple(before_s + seconds + after_s for _, seconds in ordered),
+            total_s=total_s,
             cheapest=work_s.index(min(work_s)),
+            fastest_s=min(total_s),
         )
 
 

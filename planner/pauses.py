@@ -13,10 +13,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from planner.board import Board, Running
+from planner.board import Board
 from planner.lateness import is_overdue
 from planner.outlook import GoingOn, Left
 from planner.pool import Option
+from planner.roster import Running
 from planner.types import JobView, Pause, Reason, StageKey
 
 MAX_URGENT = 6
@@ -79,28 +80,30 @@ class Pauses:
             return None
         if self._victims is None:
             self._victims = self._found()
-        loop = _loop(self._board, urgent)
+        board, job = self._board, urgent.job
+        loop = board.loop_of(job, job.pending[: urgent.option.n_merged])
         degree = 1 if loop is None else urgent.left.degrees[urgent.place]
         run_s = urgent.left.total_s[urgent.place]
-        latest_s = urgent.job.deadline_s - run_s
+        latest_s = job.deadline_s - run_s
         for node, n_coming in self._coming.items():
-            if n_coming + _n_idle(self._board, urgent, node) >= degree:
+            if n_coming + _n_idle(board, urgent, loop, node) >= degree:
                 self._coming[node] -= degree
                 return []
         best: tuple[tuple[int, float, str], list[Victim]] | None = None
+        able_to_run = {option.workers.place for option in board.pool.options(job)}
+        gone = board.joined | board.left
         for node, victims in self._victims.items():
             able = [
                 victim
                 for victim in victims
-                if victim.deadline_s > urgent.job.deadline_s
+                if victim.deadline_s > job.deadline_s
                 and victim.boundary_s <= latest_s
-                and victim.running.worker not in self._board.joined
-                and victim.running.worker not in self._board.left
-                and _can_run(self._board, urgent, victim)
+                and victim.running.workers.place in able_to_run
+                and victim.running.worker not in gone
             ]
             if not able:
                 continue
-            need = degree - _n_idle(self._board, urgent, node) - self._coming.get(node, 0)
+            need = degree - _n_idle(board, urgent, loop, node) - self._coming.get(node, 0)
             if chosen := _enough(able, need, run_s):
                 key = (len(chosen), max(victim.boundary_s for victim in chosen), node)
                 if best is None or key < best[0]:
@@ -108,7 +111,7 @@ class Pauses:
         if best is None:
             return None
         (_, _, node), chosen = best
-        self._board.left.update(victim.running.worker for victim in chosen)
+        board.left.update(victim.running.worker for victim in chosen)
         freed = sum(victim.degree for victim in chosen)
         self._coming[node] = self._coming.get(node, 0) + freed - degree
         return [
@@ -116,8 +119,7 @@ class Pauses:
                 worker=victim.running.worker,
                 job=victim.running.jobs[0].job_id,
                 reason=Reason.MORE_URGENT,
-                detail=f"{urgent.job.job_id} needs {degree} of {node}"
-                f" within {latest_s - self._board.now_s:.2f} s",
+                detail=f"{job.job_id} needs {degree} of {node} within {latest_s - board.now_s:.2f} s",
             )
             for victim in chosen
         ]
@@ -140,17 +142,16 @@ def victim_of(board: Board, running: Running) -> Victim | None:
 
     Nor is one that was overdue when it began: it has waited for long enough.
     """
-    task, progress = running.task, running.progress
-    if not task.can_pause or task.pausing or len(task.job_ids) != 1 or not running.jobs:
+    task = running.task
+    if not task.can_pause or task.pausing or len(task.job_ids) != 1 or running.worker in board.joined:
         return None
-    if running.worker in board.joined:
-        return None
-    if progress is None or progress.boundary_s is None:
+    progress, jobs = running.progress, running.jobs
+    if not jobs or progress is None or progress.boundary_s is None:
         return None
     going_on = board.outlook.going_on(task, running.workers.kind)
     if going_on is None or progress.steps_made * progress.step_s < LEAST_RUN * going_on.resume_s:
         return None
-    job = running.jobs[0]
+    job = jobs[0]
     is_late = progress.ends_s > job.deadline_s
     if is_late and is_overdue(board, job, task.started_s):
         return None
@@ -180,17 +181,7 @@ def _enough(able: list[Victim], need: int, run_s: float) -> list[Victim]:
     return chosen if need <= 0 else []
 
 
-def _can_run(board: Board, urgent: Urgent, victim: Victim) -> bool:
-    workers = victim.running.workers
-    return any(option.workers is workers for option in board.pool.options(urgent.job))
-
-
-def _loop(board: Board, urgent: Urgent) -> StageKey | None:
-    return board.loop_of(urgent.job, urgent.job.pending[: urgent.option.n_merged])
-
-
-def _n_idle(board: Board, urgent: Urgent, node: str) -> int:
-    loop = _loop(board, urgent)
+def _n_idle(board: Board, urgent: Urgent, loop: StageKey | None, node: str) -> int:
     if loop is None:
         return len(urgent.option.workers.idle.get(node, ()))
     return board.pool.n_free(urgent.option.workers, node, loop)

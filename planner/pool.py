@@ -1,62 +1,15 @@
-"""The workers as dispatch sees them: alike ones together, the idle among them by node.
+"""The workers as a decision uses them: who can run a job, which node fits, who is taken.
 
-Workers are alike that hold and are to hold the same stages, have one device kind, offer the same degrees,
-and wait for a load or do not. So a decision looks at a handful of classes instead of a thousand workers, and
-finds the node whose idle workers fit best in constant time.
+It finds the node whose idle workers fit best in constant time.
 """
 
 from __future__ import annotations
 
-import heapq
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from planner.outlook import Kind, Outlook
-from planner.placement import Targets
-from planner.types import JobView, Observation, Shape, StageKey, WorkerView
-
-
-@dataclass(slots=True, eq=False)
-class WorkerClass:
-    """Workers that are alike. `usable`: the stages that they may run. `idle`: node -> ids, lowest last."""
-
-    place: int
-    kind: Kind
-    usable: frozenset[StageKey]
-    held_up: bool
-    room_bytes: int | None
-    members: list[WorkerView] = field(default_factory=list)
-    idle: dict[str, list[str]] = field(default_factory=dict)
-    n_idle: int = 0
-    _by_count: list[list[str]] = field(default_factory=list)
-
-    def index(self) -> None:
-        """Once all idle ones are in `idle`, unsorted."""
-        widest = max(map(len, self.idle.values()), default=0)
-        self._by_count = [[] for _ in range(widest + 1)]
-        for node, ids in self.idle.items():
-            ids.sort(reverse=True)
-            self._by_count[len(ids)].append(node)
-        for nodes in self._by_count:
-            heapq.heapify(nodes)
-
-    def best_fit(self, n: int) -> str | None:
-        """The node with the fewest idle ones of those that have `n`, then by name."""
-        for count in range(n, len(self._by_count)):
-            nodes = self._by_count[count]
-            while nodes:
-                # entries are not taken out when a node's count changes
-                if len(self.idle[nodes[0]]) == count:
-                    return nodes[0]
-                heapq.heappop(nodes)
-        return None
-
-    def take(self, node: str, n: int) -> list[str]:
-        """`n` idle ones of `node`, which are idle no more."""
-        ids = self.idle[node]
-        taken = [ids.pop() for _ in range(n)]
-        self.n_idle -= n
-        heapq.heappush(self._by_count[len(ids)], node)
-        return taken
+from planner.outlook import Outlook
+from planner.roster import Roster, WorkerClass
+from planner.types import JobView, Shape, StageKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,65 +23,21 @@ class Option:
 class Pool:
     """All workers in classes. Whoever takes idle ones from it means to start something on them."""
 
-    def __init__(self, targets: Targets, observation: Observation, outlook: Outlook) -> None:
+    def __init__(self, roster: Roster, outlook: Outlook) -> None:
         self._outlook = outlook
-        alike: dict[object, list[WorkerView]] = {}
-        widths: dict[tuple[str, str], int] = {}
-        for worker in observation.workers:
-            target = targets[worker.worker_id]
-            key = (
-                worker.device,
-                worker.degrees,
-                worker.resident,
-                target,
-                worker.occupied or bool(worker.loading),
-                worker.memory_bytes,
-            )
-            if key in alike:
-                alike[key].append(worker)
-            else:
-                alike[key] = [worker]
-            widths[worker.device, worker.node] = widths.get((worker.device, worker.node), 0) + 1
-        widest: dict[str, int] = {}
-        for (device, _), n in widths.items():
-            widest[device] = max(n, widest.get(device, 0))
-        homes: set[StageKey] = set()
-        for members in alike.values():
-            homes |= members[0].resident & targets[members[0].worker_id]
-        self.classes: list[WorkerClass] = []
+        self.classes = roster.classes
+        self.kinds = roster.kinds
+        self.n_workers = roster.n_workers
         self._options: dict[tuple[str, tuple[str, ...], Shape | None], list[Option]] = {}
         self._known_mates: dict[tuple[int, StageKey], list[WorkerClass]] = {}
-        # observations name workers in any order
-        for place, members in enumerate(sorted(alike.values(), key=lambda them: min(map(_id, them)))):
-            first = members[0]
-            target = targets[first.worker_id]
-            usable = frozenset(key for key in first.resident if key in target or key not in homes)
-            made = WorkerClass(
-                place,
-                (first.device, tuple(each for each in first.degrees if each <= widest[first.device])),
-                usable,
-                first.is_held_up,
-                _room_bytes(first, observation),
-                members,
-            )
-            for worker in members:
-                if worker.task is None:
-                    made.idle.setdefault(worker.node, []).append(worker.worker_id)
-                    made.n_idle += 1
-            made.index()
-            self.classes.append(made)
         self._unhindered = {key for each in self.classes if not each.held_up for key in each.usable}
+        self.usable: frozenset[StageKey] = frozenset().union(*(each.usable for each in self.classes))
         self._is_bounded = any(each.room_bytes is not None for each in self.classes)
-        self.kinds = tuple(dict.fromkeys(each.kind for each in self.classes))
 
     @property
     def n_idle(self) -> int:
         """How many are idle and may be given a task."""
         return sum(each.n_idle for each in self.classes)
-
-    @property
-    def n_workers(self) -> int:
-        return sum(len(each.members) for each in self.classes)
 
     def options(self, job: JobView) -> list[Option]:
         """Who, idle or not, can run the job's next stage: most stages as one task, then fewest others.
@@ -180,9 +89,13 @@ class Pool:
         """How many idle workers of `node` could be in a gang whose first is of that class."""
         return sum(len(each.idle.get(node, ())) for each in (first, *self._mates(first, loop)))
 
-    def has_idle(self, node: str) -> bool:
-        """Whether any worker of `node` is idle."""
-        return any(each.idle.get(node) for each in self.classes)
+    def idle_by_node(self) -> dict[str, int]:
+        """How many workers of each node are idle, of whatever class."""
+        idle: dict[str, int] = {}
+        for each in self.classes:
+            for node, ids in each.idle.items():
+                idle[node] = idle.get(node, 0) + len(ids)
+        return idle
 
     def gang_classes(self, first: WorkerClass, loop: StageKey) -> list[WorkerClass]:
         """The classes that could be in a gang whose first is of that class, fewest stages first."""
@@ -197,6 +110,13 @@ class Pool:
         device = workers.kind[0]
         needs = (peak_bytes(device, view, stage, job.shape, batch=batch) for stage in stages)
         return all(need is None or need <= workers.room_bytes for need in needs)
+
+    def narrowest(self, job: JobView, workers: WorkerClass) -> int:
+        """The smallest degree at which such workers have the memory for the job's loop.
+
+        1 if none is known to be enough: then it is tried where its stages are, and may fail there.
+        """
+        return self._narrowest(job, workers) or 1
 
     def _mates(self, first: WorkerClass, loop: StageKey) -> list[WorkerClass]:
         key = (first.place, loop)
@@ -230,26 +150,24 @@ class Pool:
         return n
 
     def _n_fitting(self, job: JobView, workers: WorkerClass, n_merged: int) -> int:
-        """How many of those `n_merged` it has the memory for."""
+        """How many of those `n_merged` it has the memory for, a loop at whatever degree."""
         if workers.room_bytes is None:
             return n_merged
-        fitting = 0
-        while fitting < n_merged and self.fits(job, job.pending[fitting : fitting + 1], workers):
-            fitting += 1
-        return fitting
+        view = self._outlook.view(job.model)
+        for n, stage in enumerate(job.pending[:n_merged]):
+            is_loop = view is not None and stage == view.loop_stage
+            if not (self._narrowest(job, workers) if is_loop else self.fits(job, (stage,), workers)):
+                return n
+        return n_merged
 
-
-def _room_bytes(worker: WorkerView, observation: Observation) -> int | None:
-    """What is left beside the weights that it holds; None without a bound."""
-    if worker.memory_bytes is None:
-        return None
-    held = sum(
-        observation.models[model].weight_bytes.get(stage, 0)
-        for model, stage in worker.resident | worker.loading
-        if model in observation.models
-    )
-    return worker.memory_bytes - held
-
-
-def _id(worker: WorkerView) -> str:
-    return worker.worker_id
+    def _narrowest(self, job: JobView, workers: WorkerClass) -> int:
+        """The smallest degree at which its loop is not known to need more memory than there is; 0 without."""
+        view, room_bytes = self._outlook.view(job.model), workers.room_bytes
+        if room_bytes is None or view is None:
+            return 1
+        device, offered = workers.kind
+        for degree in offered:
+            need = self._outlook.profile.peak_bytes(device, view, view.loop_stage, job.shape, degree=degree)
+            if need is None or need <= room_bytes:
+                return degree
+        return 0

@@ -36,6 +36,7 @@ class Profile:
 
     costs: Mapping[Key, StageCosts] = field(default_factory=dict)
     measurements: Mapping[tuple[str, str], Measurements] = field(default_factory=dict)
+    _seconds: object = field(init=False, compare=False, repr=False, default_factory=object)
 
     def with_samples(self, samples: Iterable[StageSample]) -> Profile:
         """The profile after `samples`, in their order; `self` when there are none."""
@@ -44,7 +45,16 @@ class Profile:
             key = (sample.device, sample.model, sample.stage)
             before = changed.get(key) or self.costs.get(key) or StageCosts()
             changed[key] = before.with_sample(sample)
-        return Profile({**self.costs, **changed}, self.measurements) if changed else self
+        if not changed:
+            return self
+        made = Profile({**self.costs, **changed}, self.measurements)
+        if all(key in self.costs and costs.is_same(self.costs[key]) for key, costs in changed.items()):
+            object.__setattr__(made, "_seconds", self._seconds)
+        return made
+
+    def is_same(self, other: Profile) -> bool:
+        """Whether both are known to give the same answers about costs: samples may tell nothing new."""
+        return self._seconds is other._seconds
 
     def with_measured(self, new: Measurements) -> Profile:
         """The profile with that model on that device kind as measured; what was seen of it before goes.

@@ -22,7 +22,9 @@ def reserve(board: Board, job: JobView, option: Option, left: Left, place: int) 
     """
     degree = left.degrees[place]
     loop = board.loop_of(job, job.pending[: option.n_merged])
-    if degree == 1 or loop is None or len({hold.node for hold in board.holds}) >= MAX_HOLDS:
+    if degree == 1 or loop is None or not board.pool.n_idle:
+        return
+    if len({hold.node for hold in board.holds}) >= MAX_HOLDS:
         return
     free_s: dict[str, list[float]] = {}
     for each in board.pool.classes:

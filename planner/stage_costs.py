@@ -80,7 +80,22 @@ class StageCosts:
             expected_s = self.measured.at(run, GUIDED_COST if sample.steps > 1 else 1.0)
             if expected_s:
                 ratios = (*ratios, seconds / expected_s)[-MEDIAN_SAMPLES:]
-        return replace(after, records={**self.records, run: record}, ratios=ratios)
+        made = StageCosts(
+            self.measured, self.measured_bytes, {**self.records, run: record}, ratios, after.seen_bytes
+        )
+        if after is self and made._expects_as(self, run):
+            object.__setattr__(made, "_memo", self._memo)
+        return made
+
+    def is_same(self, other: StageCosts) -> bool:
+        """Whether both are known to give the same answers about what a run costs and needs."""
+        return self._memo is other._memo
+
+    def _expects_as(self, before: StageCosts, run: Run) -> bool:
+        """Whether the last sample, which was of `run`, changed nothing that is expected."""
+        if self.measured is None or self.ratio != before.ratio:
+            return False
+        return all(self.seconds(run, is_loop) == before.seconds(run, is_loop) for is_loop in (False, True))
 
     @property
     def curves(self) -> Curves:
@@ -172,5 +187,8 @@ class Memo:
 
 
 def _trusted(expected: float, seen: tuple[float, ...]) -> float:
-    """The median of what was `seen` last, in which what was `expected` counts as several samples."""
-    return statistics.median((*[expected] * TRUST_SAMPLES, *seen)[-MEDIAN_SAMPLES:])
+    """The median of what was `seen` last, in which what was `expected` counts as several samples.
+
+    To nine digits: seconds are differences of times on a clock, and their rounding is no news.
+    """
+    return float(f"{statistics.median((*[expected] * TRUST_SAMPLES, *seen)[-MEDIAN_SAMPLES:]):.9g}")

@@ -8,17 +8,23 @@ from planner.forecast import Forecast
 from planner.monitor import Review, reviewed
 from planner.placement import Placement
 from planner.profile import Profile
+from planner.roster import Roster
 from planner.types import Observation, PlannerConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannerState:
-    """All that the planner remembers."""
+    """All that the planner remembers. `rival`: what another policy than ours keeps for itself.
+
+    `roster` only saves time: no decision depends on it.
+    """
 
     config: PlannerConfig
     forecast: Forecast
     profile: Profile = field(default_factory=Profile)
     review: Review = field(default_factory=Review)
+    rival: object = None
+    roster: Roster = field(default_factory=Roster, compare=False, repr=False)
 
     @property
     def placement(self) -> Placement | None:

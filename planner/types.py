@@ -176,6 +176,9 @@ class Reason(enum.StrEnum):
 
     EARLIEST_DEADLINE = "earliest_deadline"
     FIRST_COME = "first_come"
+    SHORTEST_FIRST = "shortest_first"
+    MOST_REWARD = "most_reward"
+    DEEPEST_FIRST = "deepest_first"
     SPARE_WORKERS = "spare_workers"
     LATE = "late"
     OVERDUE = "overdue"
@@ -294,6 +297,15 @@ class Parts:
 
 
 @dataclass(frozen=True, slots=True)
+class Expected:
+    """What a policy that is set up by hand is set up for: jobs of one kind, all kinds equally often."""
+
+    model: str
+    shape: Shape
+    steps: int
+
+
+@dataclass(frozen=True, slots=True)
 class PlannerConfig:
     """`pinned`: worker id -> stages it holds (of every model), or empty for placement by the rule.
 
@@ -301,8 +313,8 @@ class PlannerConfig:
     `min_samples`. `min_dwell_s`: a placement lives at least this long, and a stage where it was just
     loaded. `min_samples`: the rule waits for this many jobs since the last change. `gain_margin`: how much
     more of the demand, relatively, another placement must serve. `horizon_s`: how long a change is to last
-    over which its loads must pay. `policy` is a name of `planner.policies`,
-    and `static_degree` that of every task under "fcfs".
+    over which its loads must pay. `policy` is a name of `planner.policies`, and `static_degree` that of every
+    task under "b1". `expected`: what policies that are set up by hand go by, empty for all that was measured.
     """
 
     pinned: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -315,3 +327,4 @@ class PlannerConfig:
     parts: Parts = Parts()
     policy: str = "triptych"
     static_degree: int = 1
+    expected: tuple[Expected, ...] = ()

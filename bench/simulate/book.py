@@ -72,6 +72,13 @@ class Book:
         if self.on_end is not None:
             self.on_end(job)
 
+    def refuse_all(self, outcome: Outcome) -> None:
+        """Every job ends so when it arrives. Instead of a simulation."""
+        for arrival in self._arrivals[len(self.jobs) :]:
+            self._clock.now_s = arrival.at_s
+            self._arrive(arrival, 0)
+            self.end(self.jobs[-1], outcome)
+
     def _show(self, job: Job, view: JobView) -> None:
         job.view = self.views[view.job_id] = view
 

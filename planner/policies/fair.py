@@ -3,6 +3,8 @@
 Earliest deadline first, each at the smallest degree that still meets it, and what cannot be met is dropped
 where its client agreed to that. It is our dispatch with everything else off: no placement, pauses, growth,
 batches, reservation or fewer steps. So what they compare is what these give.
+
+Where no worker has the memory for a whole pipeline there is no such server; stages are then placed as ours.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from gateway.files import FileStore
 from gateway.handoffs import Handoffs
 from gateway.journal import Journal
 from gateway.metrics import Metrics
+from gateway.recording import Recording
 from pipelines.catalogue import Catalogue, Model
 from tests.gateway.scripted_fleet import ScriptedEngine, ScriptedFleet
 from tests.gateway.toy import CLIPS, NODE
@@ -121,6 +122,7 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
                 journal=stack.enter_context(Journal(config.journal)),
                 metrics=Metrics(),
                 clock=time.monotonic,
+                recording=stack.enter_context(Recording(config.record, max_bytes=config.record_bytes)),
             )
             fleet = ScriptedFleet(engine, [w.worker_id for w in workers], endpoint=endpoint, store=store)
             for stage, fate in fates:

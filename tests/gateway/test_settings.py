@@ -22,6 +22,7 @@ ALL = {
     "api_keys": "keys.toml",
     "allow_unauthenticated": True,
     "journal": "j",
+    "record": "r",
     "log_level": "debug",
     "log_format": "json",
     "log_prompts": True,

@@ -103,11 +103,12 @@ def decided(
     targets: Mapping[str, frozenset[StageKey]] | None = None,
     profile: Profile = PROFILE,
     models: Mapping[str, ModelView] | None = None,
+    impossible: frozenset[StageKey] = frozenset(),
 ) -> tuple[list[Effect], WakeAt | None]:
     """Everything that dispatch says; a worker's target is what it holds unless told otherwise."""
     held = {worker.worker_id: worker.resident for worker in workers}
     seen = Observation(now_s, tuple(jobs), tuple(workers), models or {"tiny": TINY})
-    return dispatched(targets or held, seen, profile, parts or Parts())
+    return dispatched(targets or held, seen, profile, parts or Parts(), impossible=impossible)
 
 
 def starts(effects: Sequence[Effect]) -> dict[str, tuple[str, ...]]:

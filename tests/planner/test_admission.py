@@ -3,6 +3,7 @@
 from planner import Profile, Reason, Run
 from planner.types import Degrade, Parts, Reject
 from tests.planner.gpus import LARGE, busy, decided, job, node, running, starts
+from tests.planner.values import stages
 
 PARTS = Parts(grows=False)
 
@@ -111,3 +112,19 @@ def test_fewer_steps_can_be_switched_off() -> None:
     hurried = job("a", 4.9, least_steps=5, deadline_asked=True)
     effects, _ = decided(node("n0", 4), [hurried], parts=Parts(degrades=False))
     assert [type(effect) for effect in effects] == [Reject]
+
+
+def test_who_needs_a_stage_that_has_room_nowhere_is_refused_and_told_so() -> None:
+    workers = node("n0", 2, resident=stages("encode", "denoise"))
+    fresh, began = job("fresh", 900.0), job("began", 900.0, started=True, pending=("decode",))
+    for impossible, refused in (("decode", ["fresh"]), ("denoise", [])):
+        effects, _ = decided(workers, [fresh, began], parts=PARTS, impossible=stages(impossible))
+        refusals = [effect for effect in effects if isinstance(effect, Reject)]
+        # what is resident can run, whatever was worked out
+        assert [effect.job for effect in refusals] == refused
+    (refusal,) = decided(workers, [fresh], impossible=stages("decode"))[0]
+    assert isinstance(refusal, Reject)
+    assert (refusal.reason, refusal.retry_after_s) == (Reason.NO_ROOM, 60.0)
+    assert refusal.detail == "no worker has room for decode of tiny"
+    # without anything to refuse it by it waits behind its encode
+    assert starts(decided(workers, [fresh], parts=Parts(rejects=False), impossible=stages("decode"))[0])

@@ -184,12 +184,13 @@ def stream(cluster: Cluster, seed: int, n: int, load: float) -> None:
 
 @pytest.mark.parametrize("load", [0.7, 1.3])
 def test_ten_thousand_events(load: float) -> None:
+    """Five thousand of each load."""
     cluster = Cluster({"tiny": COSTS}, CONFIG, 2, 4, degrees=(1, 2, 4))
     cluster.keep_calls = False
-    stream(cluster, seed=7, n=1200, load=load)
+    stream(cluster, seed=7, n=2400, load=load)
     cluster.run()
-    check_ends(cluster, 1200)
-    assert cluster.n_decisions >= 2_500
+    check_ends(cluster, 2400)
+    assert cluster.n_decisions >= 5_000
     pauses = Counter(effect.job for effect in cluster.of_kind(Pause) if isinstance(effect, Pause))
     # a pause takes at least ten times its cost of running before it: ten small steps, or one large one
     assert max(pauses.values()) <= STEPS

@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from planner import Profile, Reason, Run
+from planner import Profile, Reason, Run, Shape
 from planner.types import Parts
-from tests.planner.gpus import COSTS, LARGE, busy, decided, idle, job, node, running, starts
+from tests.planner.gpus import COSTS, LARGE, SMALL, busy, decided, idle, job, node, running, starts
 from tests.planner.values import EVERY, LOOP, REST, stages
 
 PLAIN = Parts(grows=False, pauses=False)
@@ -106,6 +106,36 @@ def test_memory_bounds_what_a_worker_is_given() -> None:
     (run,) = decided([tight], [job("x", 99.0)], parts=PLAIN, profile=with_bytes)[0]
     assert isinstance(run, Run)
     assert run.stages == ("encode", "denoise")
+
+
+def test_a_loop_starts_at_a_degree_that_has_room_for_its_shape() -> None:
+    """The large loop needs 80 bytes divided by its degree, all else 10."""
+    measured = COSTS.measured()
+    with_bytes = Profile().with_measured(
+        replace(
+            measured,
+            measured=tuple(
+                replace(
+                    each,
+                    peak_bytes=80 // each.degree if each.stage == "denoise" and each.shape == LARGE else 10,
+                )
+                for each in measured.measured
+            ),
+        )
+    )
+
+    def placed(room_bytes: int, shape: Shape, deadline_s: float = 900.0) -> dict[str, tuple[str, ...]]:
+        tight = [replace(worker, memory_bytes=room_bytes) for worker in node("n0", 4)]
+        return starts(decided(tight, [job("x", deadline_s, shape)], parts=PLAIN, profile=with_bytes)[0])
+
+    assert placed(40, SMALL) == {"x": ("n0w0",)}
+    assert placed(80, LARGE) == {"x": ("n0w0",)}
+    assert placed(79, LARGE) == {"x": ("n0w0", "n0w1")}
+    assert placed(39, LARGE) == {"x": ("n0w0", "n0w1", "n0w2", "n0w3")}
+    # late work as well, at the cheapest degree that has room
+    assert placed(79, LARGE, deadline_s=1.0) == {"x": ("n0w0", "n0w1")}
+    # none has: it is tried, and may fail there
+    assert placed(19, LARGE) == {"x": ("n0w0",)}
 
 
 def test_a_wide_job_is_not_held_up_by_a_model_whose_stage_is_nowhere() -> None:

@@ -332,3 +332,21 @@ def test_whatever_was_measured_and_seen_a_cost_is_unknown_or_a_number(
     assert profile.best_degree("", TINY, shape) in profile.degrees("", TINY)
     if degree not in {1, *(p.degree for p in points), *(s.degree for s in samples)}:
         assert cost_s is None
+
+
+def test_samples_that_tell_nothing_new_are_seen_to() -> None:
+    profile = measured((SMALL, 0.3), (LARGE, 3.0))
+    # the same but for the rounding of a clock
+    same = profile.with_samples([of("denoise", 1.2 + 1e-13, steps=4, shape=SMALL)])
+    assert same.is_same(profile)
+    assert seconds(same, "denoise", SMALL) == 0.3
+    shape_alone = same.with_samples([of("denoise", 1.0, shape=SMALL)] * 9)
+    assert not shape_alone.is_same(same)
+    assert seconds(shape_alone, "denoise", SMALL) == 1.0
+    more_bytes = same.with_samples([of("denoise", 0.3, shape=SMALL, peak_bytes=7)])
+    assert not more_bytes.is_same(same)
+    assert more_bytes.peak_bytes("", TINY, "denoise", SMALL) == 7
+    # without a measurement each sample is a point of the fit
+    unmeasured = Profile().with_samples([of("denoise", 1.0)])
+    assert not unmeasured.with_samples([of("denoise", 1.0)]).is_same(unmeasured)
+    assert not profile.is_same(measured((SMALL, 0.3), (LARGE, 3.0)))

@@ -1,0 +1,91 @@
+"""`python -m bench parity`: flags to a plan, the cells to a result and its table."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from bench import host, parity
+from bench.costs_measured import ProfileUnreadable
+from bench.device_command import measured_on, write
+from bench.interrupts import Interrupted, run_interruptible
+from bench.node import CHECKOUT, NodeFailed
+from bench.render import render_file
+from pipelines.catalogue import load_catalogue
+from pipelines.errors import PipelineError
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags."""
+    made = argparse.ArgumentParser(
+        prog="bench parity",
+        description=(parity.__doc__ or "").partition("\n\n")[2],
+        epilog="exit codes: 0 measured; 1 failed, nothing is written; 2 a wrong flag; 130, 143 interrupted",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = made.add_argument
+    add("--model", default="triptych-emoji", help="a model of the catalogue (default %(default)s)")
+    add("--catalogue", type=Path, action="append", default=[], metavar="FILE", help="a further catalogue")
+    add("--span-s", type=float, default=120.0, metavar="S", help="of arrivals (default %(default)s)")
+    add("--runs", type=int, default=3, metavar="R", help="of every load (default %(default)s)")
+    add("--loads", type=_floats, default=parity.LOADS, metavar="L,...", help="(0.7,0.9,1.1)")
+    add("--seed", type=int, default=1, help="of arrivals and pictures (default %(default)s)")
+    add("--profile-bound-s", type=float, default=30.0, metavar="S", help="of measuring (default %(default)s)")
+    results = CHECKOUT / "bench" / "results"
+    add("--out", type=Path, default=results, metavar="DIR", help="where results go (default bench/results)")
+    add(
+        "--scratch",
+        type=Path,
+        default=Path("demo-out"),
+        metavar="DIR",
+        help="where the log, the profile and the recording go (default %(default)s)",
+    )
+    return made
+
+
+def main(argv: list[str]) -> int:
+    """The exit code."""
+    flags = parser().parse_args(argv)
+    files = [file.resolve() for file in flags.catalogue]
+    if flags.runs < 1 or flags.span_s <= 0 or min(flags.loads) <= 0:
+        print("parity: --runs, --loads and --span-s are above 0", file=sys.stderr)
+        return 2
+    try:
+        model = load_catalogue(*files)[flags.model]
+    except PipelineError as error:
+        print(f"parity: {error}", file=sys.stderr)
+        return 2
+    plan = parity.Plan(
+        name=flags.model,
+        model=model,
+        folder=flags.scratch.resolve(),
+        span_s=flags.span_s,
+        n_runs=flags.runs,
+        seed=flags.seed,
+        loads=flags.loads,
+        profile_bound_s=flags.profile_bound_s,
+        flags=tuple(word for file in files for word in ("--catalogue", str(file))),
+    )
+    load_before = os.getloadavg()[0]
+    try:
+        plan.folder.mkdir(parents=True, exist_ok=True)
+        measured = run_interruptible(parity.run(plan, _say), _say)
+        threads = max(1, host.n_cores() // parity.N_WORKERS)
+        _say(write({**measured_on(load_before, threads), **measured}, flags.out, render_file))
+    except (NodeFailed, ProfileUnreadable, parity.OtherEffects, OSError) as error:
+        print(f"parity: FAILED: {error}", file=sys.stderr)
+        return 1
+    except Interrupted as interrupted:
+        print(f"parity: interrupted ({interrupted}); the gateway has stopped", file=sys.stderr)
+        return interrupted.exit_code
+    return 0
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _floats(text: str) -> tuple[float, ...]:
+    return tuple(float(part) for part in text.split(","))
