@@ -52,6 +52,7 @@ def test_batches_are_measured_and_rendered(driver: DeviceDriver, model: Model, t
     assert [way["name"] for way in result["ways"]] == [way.name for way in WAYS]
     assert result["ways"][0]["same_bytes"] == 8
     assert 0 < rows[0]["joining"]["relative"] < 1e-5
+    assert 0 < rows[0]["encode"]["relative"] < 1e-5
     file = tmp_path / "batching.json"
     file.write_text(json.dumps(result), "utf-8")
     text = render.rendered(file)

@@ -201,6 +201,8 @@ async def test_a_sample_says_how_many_shared_the_loop(start: Start) -> None:
     runs = bench.engine.roster.runs("toy")
     old, new = task("old", n_ended=1), task("new", n_ended=1)
     worker.batch = [old]
+    # those of the last warm-ups
+    runs.take_samples()
 
     def step(which: Task, number: int) -> None:
         runs.heard(worker, which, StepDone(task_id=which.task_id, step=number, steps=4, done_at_s=0.0))
@@ -336,6 +338,8 @@ async def test_a_sample_says_how_many_encoded_together(start: Start) -> None:
     runs = bench.engine.roster.runs("toy")
     one, two, behind = task("one"), task("two"), task("behind")
     worker.batch = [one, two, behind]
+    # those of the last warm-ups
+    runs.take_samples()
     for which in (one, two):
         started = StageStarted(task_id=which.task_id, stage="text_encoder", started_at_s=0.0)
         runs.heard(worker, which, started)
