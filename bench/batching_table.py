@@ -73,9 +73,11 @@ def batching(result: dict[str, Any]) -> str:
                     *(f"{row[way][key]:.1e}" for way in _WAYS for key in ("max_abs", "relative")),
                     f"{row['largest_latent']:.1f}",
                 )
-                for row in result["differences"]
+                for row in result["differences"]["rows"]
             ),
         ),
+        "",
+        f"The differences are of commit {result['differences']['commit']}.",
         "",
         host_line(result),
     ]

@@ -31,6 +31,7 @@ class Batches:
         self._running: dict[tuple[str, str, Shape], list[Running]] | None = None
         self._joined: dict[str, list[JobView]] = {}
         self._knees: dict[tuple[int, _Key], int] = {}
+        self._spares_s: dict[tuple[str, int, int, int], float | None] = {}
 
     def offer(self, start: Start) -> None:
         """Let others join what starts now."""
@@ -120,6 +121,15 @@ class Batches:
 
         What follows them in another task is not shared, and a loop there may still have any degree.
         """
+        # asked again for those in a batch by each that would join it
+        key = (job.job_id, option.workers.place, len(stages), n)
+        try:
+            return self._spares_s[key]
+        except KeyError:
+            made = self._spares_s[key] = self._made_spare_s(job, option, stages, n)
+            return made
+
+    def _made_spare_s(self, job: JobView, option: Option, stages: tuple[str, ...], n: int) -> float | None:
         board, kind = self._board, option.workers.kind
         within_s = job.deadline_s - board.now_s - board.wait_s(job, option, n) + ROUNDING_S
         if board.loop_of(job, stages) is not None:

@@ -295,6 +295,8 @@ async def test_encodes_that_wait_are_made_in_one_batch(
     leader = tasks[2].task_id
     joins = {seed: task.joins for seed, task in tasks.items()}
     assert joins == {1: None, 2: None, 3: leader, 4: leader, 5: None}
+    text = await (await bench.client.get("/metrics")).text()
+    assert 'triptych_batch_jobs_sum{model="toy",stage="text_encoder"} 11.0' in text
     again = await bench.post(seed=9, prompt="hat 3")
     assert ((await again.json())["exactness"], len(encodes_of(bench))) == ("numeric", 5)
     await assert_clean(bench)
