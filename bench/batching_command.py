@@ -32,8 +32,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--differences-only",
         action="store_true",
-        help="take the differences again, which no neighbour on the host changes, and keep the rest of the result"
-        " that is there",
+        help="take the differences again, which no neighbour on the host changes, and keep the rest of the"
+        " result that is there",
     )
     device_command.add_flags(made)
     return made
