@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import tempfile
 from pathlib import Path
 
-from bench import device_command
+from bench import device_command, host
 from bench.render import render_file
 from pipelines.catalogue import Model, load_catalogue
 
@@ -28,6 +29,12 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--pictures", type=int, default=8, metavar="N", help="per turn (default %(default)s)")
     made.add_argument("--repeats", type=int, default=4, metavar="R", help="turns of all ways (default 4)")
     made.add_argument("--steps", type=int, metavar="S", help="denoise steps (default: the model's)")
+    made.add_argument(
+        "--differences-only",
+        action="store_true",
+        help="take the differences again, which no neighbour on the host changes, and keep the rest of the"
+        " result that is there",
+    )
     device_command.add_flags(made)
     return made
 
@@ -65,7 +72,11 @@ def main(argv: list[str]) -> int:
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch)
             families = {**TINY, "embedded": lambda _: model}
-            rows = differences(families, folder)
+            rows = {"commit": host.commit(), "rows": differences(families, folder)}
+            if flags.differences_only:
+                kept = json.loads((flags.out / "batching.json").read_text("utf-8"))
+                print(device_command.write({**kept, "differences": rows}, flags.out, render_file))
+                return 0
             with DeviceDriver("cpu", folder / "store") as driver:
                 driver.load(_MODEL, model, stages)
                 repeats = batching.measure(plan, driver, lambda line: print(line, flush=True))

@@ -1,13 +1,14 @@
-"""How far the latents of a job in a batch are from those of the job alone, by family, in float32.
+"""How far what a job makes in a batch is from what it makes alone, by family, in float32.
 
-The tiny random models of the tests and the embedded model; three jobs of other prompts, seeds and guidance,
-in lockstep and joining one step apart. Imports torch.
+The tiny random models of the tests and the embedded model; three jobs of other prompts, seeds and guidance.
+What their text encoders make together, and the latents behind their loops, in lockstep and joining one step
+apart; those begin with encodes that were made alone. Imports torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,22 +31,48 @@ _MAX_RELATIVE = 1e-3  # more is no rounding
 
 @dataclass
 class _Job:
-    """One job, up to behind its loop. `calls` counts those that it shared."""
+    """One job, up to behind its loop. `shared`: whether it shared a call with another.
+
+    `encoded`: the numbers of what its encode stages made, one behind the other.
+    """
 
     resident: ResidentModel
     generation: Generation
+    run: StageRun = field(init=False)
+    encoded: torch.Tensor | None = None
     latents: torch.Tensor | None = None
     shared: bool = False
 
-    def run(self, lane: Seat | None = None) -> None:
+    def __post_init__(self) -> None:
+        self.run = StageRun(self.resident, self.generation)
+
+    def encode(self, lane: Seat | None = None) -> None:
         graph = self.resident.graphs["text"]
-        run = StageRun(self.resident, self.generation)
         if lane is not None:
-            run.divert(lane.through)
-        for stage in graph.names[: graph.names.index(graph.loop_stage) + 1]:
-            run.run(stage)
-        self.latents = run.payload(graph.loop_stage).values["latents"].float()
+            self.run.divert(lane.through)
+        stages = graph.names[: graph.names.index(graph.loop_stage)]
+        for stage in stages:
+            self.run.run(stage)
+        self.encoded = torch.cat(list(_numbers(self.run.payload(stages[-1]).values)))
         self.shared = lane is not None and lane.shared
+
+    def loop(self, lane: Seat | None = None) -> None:
+        stage = self.resident.graphs["text"].loop_stage
+        if lane is not None:
+            self.run.divert(lane.through)
+        self.run.run(stage)
+        self.latents = self.run.payload(stage).values["latents"].float()
+        self.shared = lane is not None and lane.shared
+
+
+def _numbers(value: Any) -> Iterator[torch.Tensor]:
+    """All tensors of numbers within `value`, each as one row."""
+    if isinstance(value, torch.Tensor):
+        if value.is_floating_point():
+            yield value.float().flatten()
+    elif isinstance(value, dict | list | tuple):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _numbers(inner)
 
 
 def differences(families: dict[str, Callable[[Path], Model]], folder: Path) -> list[dict[str, Any]]:
@@ -58,14 +85,22 @@ def _row(name: str, model: Model) -> dict[str, Any]:
     resident.load(resident.stage_names)
     alone = _jobs(resident)
     for job in alone:
-        job.run()
+        job.encode()
+        job.loop()
     row: dict[str, Any] = {"family": name, "shape": list(_latents(alone[0]).shape)}
-    for way, entered_at in (("lockstep", LOCKSTEP), ("joining", JOINING)):
+    for way, entered_at in (("encode", LOCKSTEP), ("lockstep", LOCKSTEP), ("joining", JOINING)):
         together = _jobs(resident)
-        _run_together(together, entered_at)
+        if way == "encode":
+            made = _encoded
+            _run_together([job.encode for job in together], entered_at)
+        else:
+            made = _latents
+            for job in together:
+                job.encode()
+            _run_together([job.loop for job in together], entered_at)
         if not all(job.shared for job in together):
             raise Refused(f"{name}: not all jobs shared calls ({way})")
-        pairs = [(_latents(ours), _latents(theirs)) for ours, theirs in zip(together, alone, strict=True)]
+        pairs = [(made(ours), made(theirs)) for ours, theirs in zip(together, alone, strict=True)]
         relative = max(float((ours - theirs).norm() / theirs.norm()) for ours, theirs in pairs)
         if relative > _MAX_RELATIVE:
             raise Refused(f"{name}: {relative:.1e} from solo ({way})")
@@ -97,14 +132,19 @@ def _jobs(resident: ResidentModel) -> list[_Job]:
     ]
 
 
-def _run_together(jobs: list[_Job], entered_at: tuple[int, ...]) -> None:
+def _run_together(jobs: list[Callable[[Seat], None]], entered_at: tuple[int, ...]) -> None:
     batch, n_rounds = Batch(torch.device("cpu")), 0
     while n_rounds <= max(entered_at) or not batch.is_over:
         for at, job in zip(entered_at, jobs, strict=True):
             if at == n_rounds:
-                batch.enter(job.run)
+                batch.enter(job)
         batch.round()
         n_rounds += 1
+
+
+def _encoded(job: _Job) -> torch.Tensor:
+    assert job.encoded is not None, "the job has not run"
+    return job.encoded
 
 
 def _latents(job: _Job) -> torch.Tensor:

@@ -57,21 +57,27 @@ def batching(result: dict[str, Any]) -> str:
         "",
         "## How far from alone",
         "",
-        "Latents behind the loop, three jobs of other prompts, seeds and guidance, 4 steps, float32, against"
-        " the same jobs alone: the largest difference, and the largest |a - b| / |b|. Tiny random models of"
-        " each family, and the embedded model.",
+        "Three jobs of other prompts, seeds and guidance, 4 steps, float32, against the same jobs alone: what"
+        " their text encoders make together, and the latents behind loops that share calls. The largest"
+        " difference, and the largest |a - b| / |b|. Tiny random models of each family, and the embedded"
+        " model.",
         "",
         *table(
-            ("", "lockstep, abs", "relative", "joining, abs", "relative", "largest latent"),
+            (
+                *("", "encode, abs", "relative", "lockstep, abs", "relative", "joining, abs", "relative"),
+                "largest latent",
+            ),
             (
                 (
                     row["family"],
                     *(f"{row[way][key]:.1e}" for way in _WAYS for key in ("max_abs", "relative")),
                     f"{row['largest_latent']:.1f}",
                 )
-                for row in result["differences"]
+                for row in result["differences"]["rows"]
             ),
         ),
+        "",
+        f"The differences are of commit {result['differences']['commit']}.",
         "",
         host_line(result),
     ]
@@ -83,4 +89,4 @@ _HEADERS = (
     *("CPU s each p50", "shared", "same bytes"),
 )
 _SPREAD = ("p20", "p50", "p80")
-_WAYS = ("lockstep", "joining")
+_WAYS = ("encode", "lockstep", "joining")

@@ -92,7 +92,7 @@ class Accounts:
         batch: int,
         request_id: str | None,
     ) -> None:
-        """`batch`: how many tasks shared a loop's calls on average."""
+        """`batch`: how many tasks shared the stage's calls, a loop's on average."""
         if (slip := self._slips.get(request_id or "")) is not None:
             slip.ran(stage.name, worker.worker_id)
         if not task.is_warm_up:
@@ -100,6 +100,7 @@ class Accounts:
             self.metrics.stage_seconds.labels(task.model, stage.name).observe(seconds)
             if stage.kind == "diffuse":
                 self.metrics.step_seconds.labels(task.model, stage.name).observe(seconds / max(1, steps))
+            if stage.kind != "decode":
                 self.metrics.batch_jobs.labels(task.model, stage.name).observe(batch)
         self._journal.record(
             "stage",

@@ -172,7 +172,7 @@ class Desk:
             shape = shape_of(generation, served.model)
             steps = generation.num_inference_steps
             key = encode_key(generation, served.model, graph) if self._encodes.is_on else None
-            stages = graph.names if key not in self._encodes else from_loop
+            stages = from_loop if self._encodes.has(key, generation.exactness) else graph.names
             jobs.append(
                 Job(
                     job_id=f"{request_id}-{index}",

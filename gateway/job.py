@@ -7,24 +7,16 @@ freed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import msgspec
 
-from gateway.encodes import EncodeKey
+from gateway.encodes import Encoded, EncodeKey
 from gateway.lifecycle import BACK_TO, ENDED, STARTED, Event, State, advance
 from pipelines.graph import StageGraph
 from planner.types import JobView, Priority, Shape
-from wire.generation import Exactness, Generation
+from wire.generation import Exactness, Generation, allows, weakest
 from wire.handle import Handle
-
-_FROM_STRONGEST = tuple(Exactness)
-
-
-def weakest(kept: Iterable[Exactness]) -> Exactness:
-    """The least that all of `kept` have in common."""
-    return max(kept, key=_FROM_STRONGEST.index)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +119,7 @@ class Job:
 
     def allows(self, kept: Exactness) -> bool:
         """Whether `kept` is as much as its request asked for."""
-        asked = self.generation.exactness
-        return weakest((asked, kept)) is asked
+        return allows(self.generation.exactness, kept)
 
     def can_run(self, stages: tuple[str, ...]) -> bool:
         """Whether `stages` are the next ones and no worker has it."""
@@ -157,15 +148,16 @@ class Job:
     def step_done(self, step: int) -> None:
         self.furthest = max(self.furthest, (self.n_ended, step))
 
-    def skip_encode(self, handoff: Handle, now_s: float) -> list[Handle]:
-        """No worker has it, and `handoff` is what its encode stages would make."""
+    def skip_encode(self, encoded: Encoded, now_s: float) -> list[Handle]:
+        """No worker has it, and `encoded` is what its encode stages would make."""
         self.advance(Event.ENCODE_SKIPPED, now_s)
         self.n_ended = self.n_encode
-        return self._durable(handoff)
+        return self.keep_within_task(encoded)
 
-    def keep_within_task(self, handoff: Handle) -> list[Handle]:
-        """`handoff` is the output of the stage that just ended; the task goes on."""
-        return self._durable(handoff)
+    def keep_within_task(self, encoded: Encoded) -> list[Handle]:
+        """`encoded` is the output of the stage that just ended; the task goes on."""
+        self.exactness = weakest((self.exactness, encoded.exactness))
+        return self._durable(encoded.handle)
 
     def keep(self, handoff: Handle) -> list[Handle]:
         """The task ended and `handoff` is its output."""

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from gateway.errors import ApiError, InternalError, QueueFull
-from gateway.job import Job, weakest
+from gateway.job import Job
 from gateway.lifecycle import Event, State
-from wire.generation import Exactness
+from wire.generation import Exactness, weakest
 
 
 class Outcome(enum.StrEnum):

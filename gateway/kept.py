@@ -11,13 +11,13 @@ import logging
 from collections.abc import Callable
 
 from gateway.accounts import Accounts, Retry
-from gateway.encodes import EncodeCache
+from gateway.encodes import EncodeCache, Encoded
 from gateway.handoffs import Handoffs
-from gateway.job import Checkpoint, Job, weakest
+from gateway.job import Checkpoint, Job
 from gateway.lifecycle import State
 from gateway.tasks import Task
 from pipelines.graph import StageGraph
-from wire.generation import Exactness
+from wire.generation import Exactness, weakest
 from wire.to_gateway import CheckpointSaved, StageDone, TaskPaused
 
 log = logging.getLogger(__name__)
@@ -58,26 +58,27 @@ class Kept:
                 # a checkpoint is no use without what the loop began with
                 task.can_pause = False
             return
-        if job is None or not asked:
+        if job is None or not asked or not job.allows(message.exactness):
+            # a promise that is broken is noticed when the task ends
             self._handoffs.discard(message.output)
         elif self._handoffs.own(message.output):
-            self._handoffs.free(*job.keep_within_task(message.output))
-            self.encoded(job, message.stage)
+            self._handoffs.free(*job.keep_within_task(Encoded(message.output, message.exactness)))
+            self.encoded(job, message.stage, message.exactness)
         else:
             log.warning("task %s names the file of another task", task.task_id)
 
-    def encoded(self, job: Job, stage: str) -> None:
+    def encoded(self, job: Job, stage: str, exactness: Exactness) -> None:
         """The output of `stage` is the handoff of `job` now: other jobs may begin with it."""
         if stage == self._last_encode and job.handoff is not None:
-            self._encodes.put(job.encode_key, job.handoff)
+            self._encodes.put(job.encode_key, job.handoff, exactness)
         self._encodes.give_way()
 
     def skip_encode(self, job: Job) -> None:
         """Let a job that waits to be encoded go on from a known result, if there is one."""
         if job.state is State.QUEUED and job.task_id is None:
-            handoff = self._encodes.take(job.encode_key)
-            if handoff is not None:
-                self._handoffs.free(*job.skip_encode(handoff, self._now_s()))
+            encoded = self._encodes.take(job.encode_key, job.generation.exactness)
+            if encoded is not None:
+                self._handoffs.free(*job.skip_encode(encoded, self._now_s()))
 
     def checkpoint(self, job: Job | None, task: Task, message: CheckpointSaved) -> None:
         """The loop of `task` can be continued from `message.step` on."""

@@ -123,7 +123,7 @@ class Metrics:
         )
         self.batch_jobs = self._histogram(
             "triptych_batch_jobs",
-            "Jobs that shared the calls of a loop, on average over its steps, of each run of a loop stage",
+            "Jobs that shared the calls of an encode or, on average over its steps, of a loop, of each run",
             "model",
             "stage",
             buckets=_BATCHES,

@@ -27,7 +27,7 @@ from wire.generation import Generation
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 """Of the file, and of how things are measured: another number means that old figures are of no use."""
 
 BATCHES = (1, 2, 4)

@@ -13,7 +13,7 @@ from typing import Any
 from gateway.accounts import Accounts, Retry
 from gateway.fleet import Worker
 from gateway.handoffs import Handoffs
-from gateway.job import Job, weakest
+from gateway.job import Job
 from gateway.jobs import JobBook
 from gateway.kept import Kept
 from gateway.lifecycle import State
@@ -23,7 +23,7 @@ from gateway.tasks import Task, TaskMessage, file_of
 from gateway.warmup import WarmUps
 from pipelines.graph import StageGraph
 from planner.types import StageSample
-from wire.generation import Exactness
+from wire.generation import weakest
 from wire.to_gateway import (
     CheckpointSaved,
     StageDone,
@@ -107,8 +107,15 @@ class Runs:
             return
         task.stage_started = True
         task.since_s = task.stage_since_s = self._now_s()
+        self._count_together(worker, message.stage)
         if job := self._job_of(task):
             job.stage_started(self._now_s())
+
+    def _count_together(self, worker: Worker, stage: str) -> None:
+        """A further one of its tasks has begun that stage."""
+        within = [other for other in worker.batch if other.stage_started and other.pending[:1] == (stage,)]
+        for task in within:
+            task.n_together = max(task.n_together, len(within))
 
     def _step_done(self, worker: Worker, task: Task, message: StepDone) -> None:
         job = self._job_of(task)
@@ -148,6 +155,7 @@ class Runs:
             task.can_pause = False
         task.n_ended += 1
         task.steps_done = 0
+        task.n_together = 1
         task.since_s = now_s
         task.stage_started = False
 
@@ -158,7 +166,7 @@ class Runs:
             return
         in_loop = message.stage == self._graph.loop_stage
         steps = task.steps - task.from_step if in_loop else 1
-        batch = task.batch if in_loop else 1
+        batch = task.batch if in_loop else task.n_together
         self._samples.append(
             StageSample(
                 model=task.model,
@@ -208,9 +216,7 @@ class Runs:
             self._end_stage(task)
         self._handoffs.free(*job.keep(message.output))
         job.exactness = weakest((job.exactness, kept))
-        if kept is Exactness.BITWISE:
-            # what another job may begin with must not lower what that one asked for
-            self.kept.encoded(job, stage)
+        self.kept.encoded(job, stage, kept)
         if job.state is State.FINISHING:
             self._deliver(job)
 

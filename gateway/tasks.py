@@ -32,8 +32,9 @@ class Task:
     Its loop begins behind `from_step` steps, which kept `from_exactness`. `moved_at_s` is when it was
     last heard to get on, `beaten_at` the stage and step that its worker's last heartbeat told, `since_s` when
     its pending stage or the last step of its loop was heard of; `stage_started` whether the next stage has
-    begun, `stage_since_s` when that was heard. `n_in_loop` sums up, over the steps heard of, how many tasks
-    of its worker were in their loops. `keep_after` and `checkpoint_every` are what it was asked to write
+    begun, `stage_since_s` when that was heard; `n_together`: the most tasks of its worker that were within
+    that stage at once, itself among them. `n_in_loop` sums up, over the steps heard of, how many tasks of its
+    worker were in their loops. `keep_after` and `checkpoint_every` are what it was asked to write
     beside its output. `can_pause`: its loop is still to end, and what that begins with is or will be durable.
     """
 
@@ -51,6 +52,7 @@ class Task:
     from_step: int = 0
     from_exactness: Exactness = Exactness.BITWISE
     steps_done: int = 0
+    n_together: int = 1
     stage_started: bool = False
     stage_since_s: float = 0.0
     n_in_loop: int = 0

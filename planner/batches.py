@@ -32,6 +32,7 @@ class Batches:
         self._running: dict[tuple[str, str, Shape], list[Running]] | None = None
         self._joined: dict[str, list[JobView]] = {}
         self._knees: dict[tuple[int, _Key], int] = {}
+        self._spares_s: dict[tuple[str, int, int, int], float | None] = {}
 
     def offer(self, start: Start) -> None:
         """Let others join what starts now."""
@@ -50,7 +51,7 @@ class Batches:
                     continue
                 if len(start.jobs) + 1 > self.knee(job, stages, option.workers):
                     continue
-                if self._none_late([*start.jobs, job], option, is_lost):
+                if self._none_late([*start.jobs, job], option, stages, is_lost):
                     start.jobs.append(job)
                     return True
         return False
@@ -101,21 +102,46 @@ class Batches:
             n, alone_s = 2 * n, twice_s
         return n
 
-    def _none_late(self, together: list[JobView], option: Option, is_lost: bool) -> bool:
+    def _none_late(
+        self, together: list[JobView], option: Option, stages: tuple[str, ...], is_lost: bool
+    ) -> bool:
         """Whether all that could be on time in a batch one smaller still can, and the newcomer if it must."""
-        outlook, now_s = self._board.outlook, self._board.now_s
         n = len(together)
-        waits_s = self._board.wait_s(together[0], option)
         for job in together:
-            before = outlook.left(job, option.workers.kind, n - 1)
-            after = outlook.left(job, option.workers.kind, n)
+            before = self._spare_s(job, option, stages, n - 1)
+            after = self._spare_s(job, option, stages, n)
             if before is None or after is None:
                 return False
-            within_s = job.deadline_s - now_s - waits_s + ROUNDING_S
-            must_be_on_time = not is_lost if job is together[-1] else before.total_s[0] <= within_s
-            if must_be_on_time and after.total_s[0] > within_s:
+            must_be_on_time = not is_lost if job is together[-1] else before >= 0
+            if must_be_on_time and after < 0:
                 return False
         return True
+
+    def _spare_s(self, job: JobView, option: Option, stages: tuple[str, ...], n: int) -> float | None:
+        """How long before its deadline the job ends if `n` jobs share `stages`; None if that is not known.
+
+        What follows them in another task is not shared, and a loop there may still have any degree.
+        """
+        # asked again for those in a batch by each that would join it
+        key = (job.job_id, option.workers.place, len(stages), n)
+        try:
+            return self._spares_s[key]
+        except KeyError:
+            made = self._spares_s[key] = self._made_spare_s(job, option, stages, n)
+            return made
+
+    def _made_spare_s(self, job: JobView, option: Option, stages: tuple[str, ...], n: int) -> float | None:
+        board, kind = self._board, option.workers.kind
+        within_s = job.deadline_s - board.now_s - board.wait_s(job, option, n) + ROUNDING_S
+        if board.loop_of(job, stages) is not None:
+            together = board.outlook.left(job, kind, n)
+            return None if together is None else within_s - together.total_s[0]
+        alone = board.outlook.left(job, kind)
+        alone_s = board.outlook.stages_s(job, stages, kind)
+        shared_s = board.outlook.stages_s(job, stages, kind, batch=n)
+        if alone is None or alone_s is None or shared_s is None:
+            return None
+        return within_s - alone.fastest_s - (shared_s - alone_s)
 
     def _none_late_by_joining(
         self, job: JobView, running: Running, new: list[JobView], is_lost: bool

@@ -115,12 +115,15 @@ class Board:
         lefts = [left for kind in self.pool.kinds if (left := self.outlook.left(job, kind))]
         return min((left.total_s[left.cheapest] for left in lefts), default=0.0)
 
-    def wait_s(self, job: JobView, option: Option) -> float:
-        """How long the stage behind those merged in `option` must at least wait for a worker that has it."""
+    def wait_s(self, job: JobView, option: Option, batch: int = 1) -> float:
+        """How long the stage behind those merged in `option` must at least wait for a worker that has it.
+
+        `batch` jobs share those merged ones.
+        """
         stages = job.pending[: option.n_merged]
         if len(stages) == len(job.pending):
             return 0.0
-        busy_s = self.outlook.stages_s(job, stages, option.workers.kind)
+        busy_s = self.outlook.stages_s(job, stages, option.workers.kind, batch=batch)
         if busy_s is None:
             return 0.0
         return max(0.0, self._free_s((job.model, job.pending[option.n_merged])) - self.now_s - busy_s)

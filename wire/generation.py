@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterable
 
 import msgspec
 
@@ -19,6 +20,19 @@ class Exactness(enum.StrEnum):
     BITWISE = "bitwise"
     NUMERIC = "numeric"
     APPROXIMATE = "approximate"
+
+
+_FROM_STRONGEST = tuple(Exactness)
+
+
+def weakest(kept: Iterable[Exactness]) -> Exactness:
+    """The least that all of `kept` have in common."""
+    return max(kept, key=_FROM_STRONGEST.index)
+
+
+def allows(asked: Exactness, kept: Exactness) -> bool:
+    """Whether `kept` is as much as was `asked`."""
+    return weakest((asked, kept)) is asked
 
 
 class Adapter(msgspec.Struct, frozen=True, kw_only=True):

@@ -145,7 +145,8 @@ class StepDone(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 class StageDone(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """One stage of a task ended. `overhead_s` of it went to packing or unpacking its handoff.
 
-    `output`: its handoff file, where the task asked to keep it behind this stage and it fitted.
+    `output`: its handoff file, where the task asked to keep it behind this stage and it fitted; `exactness`:
+    of that file, as in `TaskDone`.
     """
 
     task_id: str
@@ -154,6 +155,7 @@ class StageDone(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     ended_at_s: float
     overhead_s: float = 0.0
     output: Handle | None = None
+    exactness: Exactness = Exactness.BITWISE
 
 
 class CheckpointSaved(msgspec.Struct, frozen=True, kw_only=True, tag=True):

@@ -80,8 +80,8 @@ class RunTask(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
     `checkpoint` continues a loop stage, which is then `stages[0]`, from where it was left; `handoff` is given
     as well. With `checkpoint_every` above 0 the loop writes a checkpoint behind every so many steps. `joins`
-    names a task that runs its loop stage on this worker: the two go on in one batch, if the worker can, and
-    one after the other otherwise. A task is only taken into a batch from the head of the worker's queue.
+    names a task that this worker encodes or runs the loop of: the two go on in one batch, if the worker can,
+    and one after the other otherwise. A task is only taken into a batch from the head of the worker's queue.
     """
 
     task_id: str

@@ -1,4 +1,4 @@
-"""Jobs whose denoise loops go on together, sharing the calls of their network.
+"""Jobs that go on together, sharing the calls of their networks: of their text encoders, then of their loops.
 
 No loop is rewritten for it. Each job has its own scheduler, guider, generator and place in its loop, and
 stops at every call of the network. When all have stopped, calls that fit together are made as one and each
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -157,8 +157,11 @@ class Batch:
         self._advance(Lane(job, self._device), Outcome())
 
     def round(self) -> None:
-        """Make the call of every lane, as few as can be, and let each lane go on to its next one."""
-        lanes = dict(self._standing)
+        """Make the call of every lane, as few as can be, and let each lane go on to its next one.
+
+        Where some are calls that go first, those only: who has just entered encodes before it is in step.
+        """
+        lanes = _due(self._standing)
         made = self._made(list(lanes.items()))
         for lane, call in lanes.items():
             # popped, so that an output does not outlive the step that it is for
@@ -167,9 +170,14 @@ class Batch:
     def _round_with(self, first: First, call: NetworkCall) -> Any:
         """The same, with the first job's call among the others; returns its output."""
         self._before_round()
+        while not call.goes_first and any(other.goes_first for other in self._standing.values()):
+            self.round()
+            self._before_round()
         if self.is_over:
             return call.make()
-        lanes = dict(self._standing)
+        lanes = {
+            lane: theirs for lane, theirs in self._standing.items() if call.goes_first <= theirs.goes_first
+        }
         made = self._made([(first, call), *lanes.items()])
         outcome = made.pop(call)
         for lane, theirs in lanes.items():
@@ -216,6 +224,12 @@ class Batch:
             asked = lane.resume(_outcome_of(asked))
         if asked is not None:
             self._standing[lane] = asked
+
+
+def _due(standing: Mapping[Lane, NetworkCall]) -> dict[Lane, NetworkCall]:
+    """Those whose calls are made in this round."""
+    first = {lane: call for lane, call in standing.items() if call.goes_first}
+    return first or dict(standing)
 
 
 def _outcome_of(work: Work) -> Outcome:

@@ -217,8 +217,8 @@ class DeviceLoop:
     def _run_task(self, first: RunTask) -> None:
         """Run `first`, and with it the tasks behind it that join, while any of them is at it.
 
-        A task that joins has its earlier stages run when it is taken, and one whose loop is over its later
-        ones at once: the others wait for as long as an encode or a decode takes.
+        A task that joins is encoded when it is taken, with others that are taken then, and one whose loop is
+        over has its later stages run at once: the others wait for as long as an encode or a decode takes.
         """
         inside = [TaskRun(first, self._around)]
 
@@ -236,15 +236,11 @@ class DeviceLoop:
     def _can_join(self, inside: list[TaskRun], task: RunTask) -> bool:
         """Whether `task` asks for and may have a place beside the one that it joins."""
         other = next((run for run in inside if run.task.task_id == task.joins), None)
-        if other is None or other.is_past_loop:
+        if other is None or task.model != other.task.model or not {*other.to_share} & {*task.stages}:
             return False
-        # it is there: the other one is in its loop
-        resident = self._models[other.task.model]
         mine, theirs = task.generation, other.task.generation
         return (
-            task.model == other.task.model
-            and resident.graphs[mine.workflow].loop_stage in task.stages
-            and Exactness.BITWISE not in (mine.exactness, theirs.exactness)
+            Exactness.BITWISE not in (mine.exactness, theirs.exactness)
             and mine.adapter == theirs.adapter
-            and can_share(resident.pipe)
+            and can_share(self._models[task.model].pipe)
         )

@@ -11,7 +11,7 @@ import functools
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -41,7 +41,12 @@ own length and takes a mask, so shorter ones are padded behind; elsewhere length
 
 @dataclass(frozen=True, eq=False)
 class NetworkCall:
-    """One call of `network`. `values`: the arguments by parameter name, those left out not among them."""
+    """One call of `network`. `values`: the arguments by parameter name, those left out not among them.
+
+    While a call that `goes_first` is to be made, others wait for it.
+    """
+
+    goes_first: ClassVar[bool] = False
 
     network: torch.nn.Module
     args: tuple[Any, ...]
@@ -62,12 +67,27 @@ class NetworkCall:
         """The network's output for this call alone."""
         return self.network(*self.args, **self.kwargs)
 
+    def fits(self, other: NetworkCall) -> bool:
+        """Whether the two can be made as one."""
+        return _fit(self, other)
+
+    def make_with(self, others: Sequence[NetworkCall]) -> list[Any]:
+        """Its output and theirs, by one call of the network. All of them must fit this one."""
+        calls = [self, *others]
+        sizes = [call.batch_size for call in calls]
+        values = {name: [call.values[name] for call in calls] for name in self.values}
+        if names := _padded(self):
+            text, mask = names
+            values[text], values[mask] = _padded_texts(values[text], values[mask])
+        output = self.network(**{name: _joined(name, values[name], sizes) for name in values})
+        return _parted(output, sizes, isinstance(_latents(values)[0], list))
+
 
 def grouped(calls: Sequence[NetworkCall]) -> list[list[NetworkCall]]:
     """The calls in groups that can be made as one, in order of their first."""
     groups: list[list[NetworkCall]] = []
     for call in calls:
-        home = next((group for group in groups if _fit(group[0], call)), None)
+        home = next((group for group in groups if group[0].fits(call)), None)
         if home is None:
             groups.append([call])
         else:
@@ -79,13 +99,7 @@ def make_as_one(calls: Sequence[NetworkCall]) -> list[Any]:
     """The outputs of a group's calls, in order, by one call of the network. Raises what that raises."""
     if len(calls) == 1:
         return [calls[0].make()]
-    sizes = [call.batch_size for call in calls]
-    values = {name: [call.values[name] for call in calls] for name in calls[0].values}
-    if names := _padded(calls[0]):
-        text, mask = names
-        values[text], values[mask] = _padded_texts(values[text], values[mask])
-    output = calls[0].network(**{name: _joined(name, values[name], sizes) for name in values})
-    return _parted(output, sizes, isinstance(_latents(values)[0], list))
+    return calls[0].make_with(calls[1:])
 
 
 @functools.cache

@@ -17,15 +17,18 @@ Through = Callable[[NetworkCall], Any]
 """Makes a call, or has it made, and returns the network's output."""
 
 
-def divert(pipe: Any, components: Iterable[str], through: Through) -> None:
+def divert(
+    pipe: Any, components: Iterable[str], through: Through, kind: type[NetworkCall] = NetworkCall
+) -> None:
     """Let every call of the networks `components` of `pipe`, a task's own copy, go through `through`.
 
-    Their stand-ins are shallow copies, so configs, types and weights are those of the resident networks.
+    Each becomes a call of `kind`. The networks' stand-ins are shallow copies, so configs, types and weights
+    are those of the resident ones.
     """
     for name in components:
         network = getattr(pipe, name)
         if isinstance(network, torch.nn.Module):
-            setattr(pipe, name, _diverted(network, through))
+            setattr(pipe, name, _diverted(network, through, kind))
 
 
 def can_share(pipe: Any) -> bool:
@@ -38,7 +41,7 @@ def can_share(pipe: Any) -> bool:
     return all(type(guider).prepare_models is BaseGuidance.prepare_models for guider in guiders)
 
 
-def _diverted(network: torch.nn.Module, through: Through) -> torch.nn.Module:
+def _diverted(network: torch.nn.Module, through: Through, kind: type[NetworkCall]) -> torch.nn.Module:
     clone = copy.copy(network)
     # hooks run when the resident network is called, and not here as well
     clone._forward_hooks = collections.OrderedDict()
@@ -47,7 +50,7 @@ def _diverted(network: torch.nn.Module, through: Through) -> torch.nn.Module:
     # blocks read the network's parameters off its signature
     @functools.wraps(network.forward)
     def forward(*args: Any, **kwargs: Any) -> Any:
-        return through(NetworkCall.of(network, args, kwargs))
+        return through(kind.of(network, args, kwargs))
 
     clone.forward = forward
     return clone

@@ -74,7 +74,10 @@ class StageTimer:
     def batch(
         self, stage: str, generation: Generation, handoff: Payload | None, n_jobs: int, usual_steps: int
     ) -> float | None:
-        """Seconds of one step of `n_jobs` loops together; None if they share no call of the network."""
+        """Seconds of `n_jobs` jobs together, of one step where the stage is a loop.
+
+        None if they share no call of a network.
+        """
         if not can_share(self._resident.pipe):
             return None
         jobs = [msgspec.structs.replace(generation, seed=seed) for seed in range(n_jobs)]
@@ -102,7 +105,8 @@ class StageTimer:
             raise errors[0]
         if not all(seat.shared for seat in seats):
             return None
-        return seen.step_s(time.perf_counter(), usual_steps)
+        ended_s = time.perf_counter()
+        return seen.step_s(ended_s, usual_steps) if seen.at_s else ended_s - seen.began_s
 
     def resume(self, stage: str, generation: Generation, handoff: Payload | None, step_s: float) -> float:
         """Seconds that a pause half way and going on from it cost, over a loop that goes on at once."""

@@ -14,9 +14,10 @@ from diffusers.modular_pipelines import PipelineState
 from PIL import Image
 
 from pipelines.derive import is_loop
-from pipelines.graph import StageGraph
+from pipelines.graph import Stage, StageGraph
 from wire.generation import Generation
 from worker.checkpoint import Checkpoint
+from worker.encoder_call import ENCODERS, EncoderCall
 from worker.errors import HandoffRefused
 from worker.loop_tap import Capture, OnBoundary, tapped
 from worker.network_tap import Through, divert
@@ -79,11 +80,19 @@ class StageRun:
             torch.cuda.synchronize(self._resident.device)
 
     def divert(self, through: Through) -> None:
-        """Let the loop's network calls go through `through`, which makes them or has them made.
+        """Let calls of the loop's networks and of text encoders go through `through`, which makes them or has
+        them made.
 
         Only calls are diverted: whoever makes them needs the loop's adapter on, as it is inside `run`.
         """
         divert(self._pipe, self._graph.stage(self._graph.loop_stage).loaded, through)
+        for stage in self._graph.stages:
+            divert(self._pipe, self._encoders(stage), through, EncoderCall)
+
+    def shares(self, name: str) -> bool:
+        """Whether stage `name` makes calls that `divert` takes aside."""
+        stage = self._graph.stage(name)
+        return stage.has_loop or bool(self._encoders(stage))
 
     def payload(self, after: str) -> Payload:
         """What the stages behind `after` need."""
@@ -111,6 +120,12 @@ class StageRun:
     @property
     def _graph(self) -> StageGraph:
         return self._resident.graphs[self._workflow]
+
+    def _encoders(self, stage: Stage) -> list[str]:
+        """The text encoders of an encode stage that several jobs may share, where they are resident."""
+        if stage.kind != "encode":
+            return []
+        return [name for name in stage.loaded if type(getattr(self._pipe, name)).__name__ in ENCODERS]
 
     def _receive(self, payload: Payload) -> None:
         moved = payload.to(self._resident.device)

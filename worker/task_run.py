@@ -69,11 +69,12 @@ class Surroundings:
 
 
 class TaskRun:
-    """One task. `is_past_loop`: its loop is over, or it had none, so it can no longer be joined."""
+    """One task. `to_share`: its stages, not over yet, whose calls others may share; none before it runs."""
 
     def __init__(self, task: RunTask, around: Surroundings) -> None:
         self.task = task
-        self.is_past_loop = self.is_over = False
+        self.is_over = False
+        self.to_share: tuple[str, ...] = ()
         self.doing = Doing(Phase.RUNNING, time.monotonic(), task.task_id, task.stages[0])
         self._around = around
         self._steps_before = 0
@@ -81,11 +82,11 @@ class TaskRun:
     def run(self, seat: Seat) -> None:
         """Exactly one of TaskDone, TaskFailed, TaskCancelled and TaskPaused is emitted. Never raises.
 
-        The loop stage's own code runs on the thread of the seat, its network calls and all other stages on
-        the device's.
+        The own code of stages that are shared runs on the thread of the seat, their calls and all other
+        stages on the device's.
         """
         ending = self._ending(seat)
-        self.is_past_loop = self.is_over = True
+        self.is_over, self.to_share = True, ()
         # closed before it is told: what is asked of the id from then on is meant for another task
         self._around.wishes.close(self.task.task_id)
         if ending is not None:
@@ -133,6 +134,7 @@ class TaskRun:
         self._steps_before = 0 if checkpoint is None else checkpoint.step
         graph = resident.graphs[task.generation.workflow]
         run.divert(seat.through)
+        self.to_share = tuple(stage for stage in graph.names if stage in task.stages and run.shares(stage))
         overhead_s = time.monotonic() - unpack_from_s
         for stage in task.stages:
             self._check_stop(0)
@@ -141,9 +143,11 @@ class TaskRun:
             emit(StageStarted(task_id=task.task_id, stage=stage, started_at_s=started_s))
             if stage == graph.loop_stage:
                 run.run(stage, functools.partial(self._boundary, seat, stage), checkpoint)
-                self.is_past_loop = True
+            elif stage in self.to_share:
+                run.run(stage)
             else:
                 seat.aside(functools.partial(run.run, stage))
+            self.to_share = tuple(later for later in self.to_share if later != stage)
             ended_s = time.monotonic()
             done = StageDone(
                 task_id=task.task_id,
@@ -154,7 +158,7 @@ class TaskRun:
             )
             overhead_s = 0.0
             if stage != task.stages[-1]:
-                emit(self._kept(done, run) if stage == task.keep_after else done)
+                emit(self._kept(done, run, seat) if stage == task.keep_after else done)
         last = task.stages[-1]
         if graph.is_last(last):
             emit(done)
@@ -179,7 +183,7 @@ class TaskRun:
             checkpoint = Checkpoint.of(unpack(store.get(task.checkpoint)).to(self._around.device))
         return StageRun(resident, task.generation, payload, picture), checkpoint
 
-    def _kept(self, done: StageDone, run: StageRun) -> StageDone:
+    def _kept(self, done: StageDone, run: StageRun, seat: Seat) -> StageDone:
         """`done` with its stage's output in the store; without if the store is full, which is no failure."""
         packing_from_s = time.monotonic()
         data, tensors = pack(run.payload(done.stage))
@@ -188,7 +192,9 @@ class TaskRun:
         except StoreFull:
             output = None
         packed_s = time.monotonic() - packing_from_s
-        return msgspec.structs.replace(done, output=output, overhead_s=done.overhead_s + packed_s)
+        return msgspec.structs.replace(
+            done, output=output, exactness=_kept_by(seat), overhead_s=done.overhead_s + packed_s
+        )
 
     def _finish(self, pixels: torch.Tensor, frames_per_second: int, exactness: Exactness) -> None:
         task, emit = self.task, self._around.emit

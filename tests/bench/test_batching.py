@@ -48,15 +48,17 @@ def test_batches_are_measured_and_rendered(driver: DeviceDriver, model: Model, t
     assert len(said) == 1
     assert driver.store.used_bytes() == 0
     rows = batching_differences.differences({"sd3": sd3}, tmp_path)
-    result = {**HOST, **batching.report(plan, repeats), "differences": rows}
+    result = {**HOST, **batching.report(plan, repeats), "differences": {"commit": "c0ffee", "rows": rows}}
     assert [way["name"] for way in result["ways"]] == [way.name for way in WAYS]
     assert result["ways"][0]["same_bytes"] == 8
     assert 0 < rows[0]["joining"]["relative"] < 1e-5
+    assert 0 < rows[0]["encode"]["relative"] < 1e-5
     file = tmp_path / "batching.json"
     file.write_text(json.dumps(result), "utf-8")
     text = render.rendered(file)
     assert "| 8 in lockstep |" in text
     assert "| sd3 |" in text
+    assert "of commit c0ffee" in text
 
 
 def _png(level: int) -> bytes:

@@ -17,6 +17,7 @@ class Fates:
     "end+hold", in which the worker goes on with the next task. "warm:STAGE" is a warm-up. "hello",
     "hello:WORKER", "describe", "load:STAGE", "forget", "measure" and "measure:WORKER" are met outside tasks;
     all but the first two can "hold" too, and a load can "pass". A measurement can be a "lie" or "nonsense".
+    "together" is met by an encode that is a task of its own: so many are made in one batch with it.
     """
 
     def __init__(self, *fates: tuple[str, str]) -> None:

@@ -202,8 +202,37 @@ class ScriptedWorker:
                 case ForgetModel() as order:
                     await self._forget(order)
                 case RunTask() as order:
+                    if n := _is_encode(order) and self._fates.take("together"):
+                        orders = [order, *[await self._orders.get() for _ in range(int(n) - 1)]]
+                        await self._encode_together([each for each in orders if isinstance(each, RunTask)])
+                        continue
                     with contextlib.suppress(Ended):
                         await self._run(order)
+
+    async def _encode_together(self, orders: list[RunTask]) -> None:
+        """All begin before one ends, and what they make is numeric. Each meets a fate of its own."""
+        stage = "text_encoder"
+        assert [order.joins for order in orders[1:]] == [orders[0].task_id] * (len(orders) - 1)
+        for order in orders:
+            started = StageStarted(task_id=order.task_id, stage=stage, started_at_s=time.monotonic())
+            await self._say(started)
+        fates = [self._fates.take(stage) or "" for _ in orders]
+        if "hold" in fates:
+            await self._hold()
+        for order, fate in zip(orders, fates, strict=True):
+            if order.task_id in self._cancelled:
+                await self._say(TaskCancelled(task_id=order.task_id, step=0))
+                continue
+            if fate.startswith("fail:"):
+                with contextlib.suppress(Ended):
+                    await self._fail(order, stage, FailureKind(fate.removeprefix("fail:")), "as it says")
+                continue
+            now_s = time.monotonic()
+            await self._say(
+                StageDone(task_id=order.task_id, stage=stage, started_at_s=now_s - 0.01, ended_at_s=now_s)
+            )
+            output = self._store.put(encoded_of(order))
+            await self._say(TaskDone(task_id=order.task_id, output=output, exactness=Exactness.NUMERIC))
 
     async def _measure(self, order: MeasureProfile) -> None:
         fate = self._fates.take(f"measure:{self._id}") or self._fates.take("measure")
@@ -305,6 +334,7 @@ class ScriptedWorker:
                         started_at_s=started_s,
                         ended_at_s=started_s + 0.01,
                         output=self._store.put(encoded_of(order)) if keep else None,
+                        exactness=exactness,
                     )
                 )
         if fate == "end+hang":
@@ -419,6 +449,10 @@ class ScriptedWorker:
             StagesLoaded(model="another", stages=("x",), load_s=0.0, resident_bytes=5),
         ):
             await self._say(message)
+
+
+def _is_encode(order: RunTask) -> bool:
+    return order.stages == ("text_encoder",) and not order.task_id.startswith("warm-up")
 
 
 def main() -> None:

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from aiohttp import ClientResponse
 
 from gateway.fleet import Worker
 from gateway.job import Job
 from gateway.tasks import Task, view_of
+from planner.measurements import Measurements
 from planner.types import Effect, Observation, Run, Shape, StageSample
 from tests.gateway.conftest import Bench, Start, until
 from tests.gateway.test_jobs import request
 from tests.gateway.test_recovery import assert_clean
-from tests.gateway.toy import STAGES
+from tests.gateway.toy import STAGES, measurements
 from wire.generation import Adapter, Exactness
 from wire.to_gateway import StageDone, StageStarted, StepDone
+from wire.to_worker import MeasureProfile, RunTask
 
 
 class Batching:
@@ -194,6 +201,8 @@ async def test_a_sample_says_how_many_shared_the_loop(start: Start) -> None:
     runs = bench.engine.roster.runs("toy")
     old, new = task("old", n_ended=1), task("new", n_ended=1)
     worker.batch = [old]
+    # those of the last warm-ups
+    runs.take_samples()
 
     def step(which: Task, number: int) -> None:
         runs.heard(worker, which, StepDone(task_id=which.task_id, step=number, steps=4, done_at_s=0.0))
@@ -213,4 +222,139 @@ async def test_a_sample_says_how_many_shared_the_loop(start: Start) -> None:
         samples += runs.take_samples()
     assert [sample.batch for sample in samples] == [2, 2]
     assert (old.n_in_loop, new.n_in_loop) == (6, 4)
+    worker.batch = []
+
+
+def encode_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two encodes in 1.2 and four in 1.4 of the time of one; encodes last longer than anything else."""
+
+    def told(order: MeasureProfile) -> Measurements:
+        alone = measurements(order)
+        encodes = [replace(m, seconds=2.0) for m in alone.measured if m.stage == "text_encoder"]
+        others = [m for m in alone.measured if m.stage != "text_encoder"]
+        together = [
+            replace(m, batch=n, seconds=factor * m.seconds)
+            for m in encodes
+            for n, factor in ((2, 1.2), (4, 1.4))
+        ]
+        return replace(alone, measured=(*encodes, *others, *together))
+
+    monkeypatch.setattr("tests.gateway.scripted.measurements", told)
+
+
+async def held_encode(start: Start, **fields: Any) -> tuple[Bench, asyncio.Task[ClientResponse]]:
+    """A fleet whose one encoder is busy with a first job, whose decodes go on elsewhere."""
+    placement = {"cpu-0": ("text_encoder",), "cpu-1": ("denoise", "decode")}
+    bench = await start(placement=placement, profile="auto", encode_cache_bytes=10_000, **fields)
+    bench.fleet.fates.add("text_encoder", "hold")
+    first = bench.posted(seed=1, prompt="first", slo_ms=600_000)
+    await until(
+        lambda: bench.engine.fleet["cpu-0"].batch and bench.engine.fleet["cpu-0"].batch[0].stage_started
+    )
+    return bench, first
+
+
+def encodes_of(bench: Bench) -> list[RunTask]:
+    return [task for task in bench.fleet.tasks() if task.stages == ("text_encoder",)]
+
+
+async def released(bench: Bench, n_waiting: int) -> None:
+    """All wait behind the first when it goes on; who is held later stays so."""
+    await until(lambda: len([*bench.engine.book]) == n_waiting + 1)
+    bench.fleet.release.set()
+    bench.fleet.release.clear()
+
+
+def waiting(bench: Bench, *seeds: int, **fields: Any) -> list[asyncio.Task[ClientResponse]]:
+    """One behind the other by deadline, each with a prompt of its own."""
+    return [
+        bench.posted(**{"seed": seed, "prompt": f"hat {seed}", "slo_ms": 600_000 + 1000 * seed, **fields})
+        for seed in seeds
+    ]
+
+
+async def test_encodes_that_wait_are_made_in_one_batch(
+    start: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """By the real planner, from what was measured; other sizes share, who wants the bits does not."""
+    encode_batches(monkeypatch)
+    file = tmp_path / "journal.jsonl"
+    bench, first = await held_encode(start, journal=file)
+    bench.fleet.fates.add("together", "3")
+    others = [
+        *waiting(bench, 2, 4),
+        *waiting(bench, 3, size="64x64"),
+        *waiting(bench, 5, exactness="bitwise"),
+    ]
+    await released(bench, 4)
+    replies = [await each for each in (first, *others)]
+    assert [reply.status for reply in replies] == [200] * 5
+    kept = [(await reply.json())["exactness"] for reply in replies]
+    assert kept == ["bitwise", "numeric", "numeric", "numeric", "bitwise"]
+    tasks = {task.generation.seed: task for task in encodes_of(bench)}
+    leader = tasks[2].task_id
+    joins = {seed: task.joins for seed, task in tasks.items()}
+    assert joins == {1: None, 2: None, 3: leader, 4: leader, 5: None}
+    text = await (await bench.client.get("/metrics")).text()
+    assert 'triptych_batch_jobs_sum{model="toy",stage="text_encoder"} 11.0' in text
+    again = await bench.post(seed=9, prompt="hat 3")
+    assert ((await again.json())["exactness"], len(encodes_of(bench))) == ("numeric", 5)
+    await assert_clean(bench)
+    bench.engine.accounts._journal.__exit__(None, None, None)
+    events = [json.loads(line) for line in file.read_text().splitlines()]
+    batches = [e["batch"] for e in events if e["event"] == "stage" and e["kind"] == "encode" and e["job"]]
+    assert sorted(batches) == [1, 1, 3, 3, 3]
+
+
+async def test_an_encode_that_fails_or_is_left_hurts_no_other(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode_batches(monkeypatch)
+    bench, first = await held_encode(start)
+    bench.fleet.fates.add("together", "3")
+    for fate in ("hold", "fail:out_of_memory"):
+        bench.fleet.fates.add("text_encoder", fate)
+    stays, fails, leaves = waiting(bench, 2, 3, 4)
+    await released(bench, 3)
+    assert (await first).status == 200
+    await until(lambda: len(encodes_of(bench)) == 4)
+    leaves.cancel()
+    assert ((await stays).status, (await fails).status) == (200, 500)
+    (cancelled,) = [task for task in encodes_of(bench) if task.generation.seed == 4]
+    assert bench.fleet.cancels() == [cancelled.task_id]
+    await assert_clean(bench)
+
+
+async def test_encodes_that_gain_nothing_are_made_one_by_one(start: Start) -> None:
+    """The scripted profile knows of no batches."""
+    bench, first = await held_encode(start)
+    others = waiting(bench, 2, 3)
+    await released(bench, 2)
+    assert [(await each).status for each in (first, *others)] == [200] * 3
+    assert [task.joins for task in encodes_of(bench)] == [None] * 3
+
+
+async def test_a_sample_says_how_many_encoded_together(start: Start) -> None:
+    bench = await start(n_workers=1)
+    worker: Worker = bench.engine.fleet["cpu-0"]
+    runs = bench.engine.roster.runs("toy")
+    one, two, behind = task("one"), task("two"), task("behind")
+    worker.batch = [one, two, behind]
+    # those of the last warm-ups
+    runs.take_samples()
+    for which in (one, two):
+        started = StageStarted(task_id=which.task_id, stage="text_encoder", started_at_s=0.0)
+        runs.heard(worker, which, started)
+    for which in (one, two):
+        ended = StageDone(task_id=which.task_id, stage="text_encoder", started_at_s=0.0, ended_at_s=1.0)
+        runs.heard(worker, which, ended)
+    runs.heard(worker, behind, StageStarted(task_id="behind", stage="text_encoder", started_at_s=1.0))
+    ended = StageDone(task_id="behind", stage="text_encoder", started_at_s=1.0, ended_at_s=2.0)
+    runs.heard(worker, behind, ended)
+    samples = runs.take_samples()
+    assert [(sample.stage, sample.batch) for sample in samples] == [
+        ("text_encoder", 2),
+        ("text_encoder", 2),
+        ("text_encoder", 1),
+    ]
     worker.batch = []

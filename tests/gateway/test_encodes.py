@@ -20,11 +20,12 @@ from tests.gateway.conftest import MODEL, Bench, Start, until
 from tests.gateway.test_jobs import handle
 from tests.gateway.test_recovery import SPLIT, assert_clean, assert_served
 from tests.gateway.toy import NODE, graph
-from wire.generation import Adapter, Generation
+from wire.generation import Adapter, Exactness, Generation, allows
 from wire.handoff import HandoffStore
 
 PLACEMENTS = pytest.mark.parametrize("placement", ["auto", SPLIT], ids=["merged", "split"])
 ROOM = 10_000
+KEPT = (Exactness.BITWISE, Exactness.NUMERIC)
 GENERATION = Generation(
     prompt="a hat", width_px=128, height_px=128, num_inference_steps=4, guidance_scale=4.0, seed=1
 )
@@ -163,7 +164,7 @@ async def test_a_lost_file_is_forgotten_and_the_job_starts_over(start: Start) ->
     bench = await start(encode_cache_bytes=ROOM)
     await assert_served(bench)
     (entry,) = bench.engine.encodes._entries.values()
-    bench.store.free(entry)
+    bench.store.free(entry.handle)
     await assert_served(bench, seed=2)
     assert n_encodes(bench) == 2
     assert [task.stages[0] for task in bench.fleet.tasks()] == ["text_encoder", "denoise", "text_encoder"]
@@ -207,9 +208,36 @@ async def test_no_room_to_keep_a_result_empties_it(start: Start) -> None:
     await assert_clean(bench)
 
 
-async def test_what_kept_less_than_bitwise_is_not_shared(start: Start) -> None:
-    bench = await start(("text_encoder", "numeric"), encode_cache_bytes=ROOM, placement=SPLIT)
-    await assert_served(bench)
+async def exactness_of(bench: Bench, **fields: Any) -> str:
+    response = await bench.post(**fields)
+    assert response.status == 200
+    exactness: str = (await response.json())["exactness"]
+    return exactness
+
+
+@PLACEMENTS
+async def test_what_was_made_in_a_batch_is_not_for_who_asked_for_the_bits(
+    start: Start, placement: object
+) -> None:
+    bench = await start(("text_encoder", "numeric"), encode_cache_bytes=ROOM, placement=placement)
+    assert await exactness_of(bench, seed=1) == "numeric"
+    assert counted(bench)[0] == 1
+    assert await exactness_of(bench, seed=2) == "numeric"
+    assert n_encodes(bench) == 1
+    # made anew, and better for all from now on
+    assert await exactness_of(bench, seed=3, exactness="bitwise") == "bitwise"
+    assert await exactness_of(bench, seed=4) == "bitwise"
+    assert await exactness_of(bench, seed=5, exactness="bitwise") == "bitwise"
+    assert (n_encodes(bench), counted(bench)) == (2, (1, 3, 2))
+    await assert_clean(bench)
+
+
+@PLACEMENTS
+async def test_who_asked_for_the_bits_and_got_less_is_told(start: Start, placement: object) -> None:
+    bench = await start(("text_encoder", "numeric"), encode_cache_bytes=ROOM, placement=placement)
+    response = await bench.post(exactness="bitwise")
+    assert response.status == 500
+    assert "bitwise was asked for" in (await response.json())["error"]["message"]
     assert counted(bench)[0] == 0
     await assert_clean(bench)
 
@@ -269,9 +297,12 @@ def test_bytes_and_owners_always_add_up(
             assert handoffs.own(file)
             assert not handoffs.own(file)
             jobs.append(file)
-            cache.put(("ab"[number % 2], str(number)), file)
-        elif move == "take" and (taken := cache.take(("ab"[number % 2], str(number)))) is not None:
-            jobs.append(taken)
+            cache.put(("ab"[number % 2], str(number)), file, KEPT[len(jobs) % 2])
+        elif move == "take":
+            for asked in KEPT:
+                taken = cache.take(("ab"[number % 2], str(number)), asked)
+                assert taken is None or allows(asked, taken.exactness)
+                jobs += [] if taken is None else [taken.handle]
         elif move == "drop" and jobs:
             cache.drop(jobs[number % len(jobs)])
         elif move == "forget":
@@ -282,10 +313,11 @@ def test_bytes_and_owners_always_add_up(
         elif move == "end" and jobs:
             handoffs.free(jobs.pop(number % len(jobs)))
         kept = cache.statistics()
-        assert kept["n_bytes"] == sum(entry.n_bytes for entry in cache._entries.values()) <= capacity_bytes
-        owned = {file.name for file in (*jobs, *cache._entries.values())}
+        assert kept["n_bytes"] == sum(e.handle.n_bytes for e in cache._entries.values()) <= capacity_bytes
+        entries = [entry.handle for entry in cache._entries.values()]
+        owned = {file.name for file in (*jobs, *entries)}
         assert handoffs.statistics()["files"] == len(owned)
-        assert all(store.get(file) for file in (*jobs, *cache._entries.values()))
+        assert all(store.get(file) for file in (*jobs, *entries))
     for file in jobs:
         handoffs.free(file)
     cache.clear()

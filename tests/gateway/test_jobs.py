@@ -6,14 +6,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from gateway.encodes import Encoded
 from gateway.errors import ApiError, ClientLeft, InternalError, QueueFull, StageFailed
-from gateway.job import Checkpoint, Job, weakest
+from gateway.job import Checkpoint, Job
 from gateway.jobs import JobBook, Outcome, Request
 from gateway.lifecycle import Event, IllegalTransition, State
 from gateway.timings import server_timing, times_s
 from planner.types import Shape
 from tests.gateway.toy import NODE, graph
-from wire.generation import Exactness, Generation
+from wire.generation import Exactness, Generation, weakest
 from wire.handle import Handle
 
 SHAPE = Shape(128, 128)
@@ -139,8 +140,9 @@ def test_a_lost_checkpoint_is_the_start_of_the_loop() -> None:
 
 def test_a_known_encode_result_is_the_start() -> None:
     (job,) = request().jobs
-    assert job.skip_encode(handle("a"), 1.0) == []
+    assert job.skip_encode(Encoded(handle("a"), Exactness.NUMERIC), 1.0) == []
     assert (job.state, job.pending, job.handoff) == (State.READY, ("denoise", "decode"), handle("a"))
+    assert job.exactness is Exactness.NUMERIC
     assert times_s(job)["queue"] == 1.0
 
 
@@ -275,7 +277,7 @@ def test_every_accepted_request_ends_in_exactly_one_outcome(
             job.stage_started(now_s)
         elif move == "skip" and job.state is State.QUEUED:
             owned.add(f"h{number}")
-            freed(job.skip_encode(handle(f"h{number}"), now_s))
+            freed(job.skip_encode(Encoded(handle(f"h{number}"), Exactness.BITWISE), now_s))
         elif move in ("save", "pause") and in_loop(job):
             owned.add(f"h{number}")
             checkpoint = Checkpoint(at % 4, handle(f"h{number}"))

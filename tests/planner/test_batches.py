@@ -82,6 +82,70 @@ def test_an_encode_is_shared_by_any_shapes() -> None:
     assert (run.stages, run.jobs) == (("encode",), ("a", "b"))
 
 
+def encoders(n: int, *, looping: bool = True) -> list[WorkerView]:
+    """`n` idle workers that encode, and one for loops, which is busy with "x" or idle."""
+    idle_loops = [idle("d", resident=LOOP)]
+    loops = busy(idle_loops, running("x", LATE), can_pause=False) if looping else idle_loops
+    return [*(idle(f"e{place}", resident=REST) for place in range(n)), *loops]
+
+
+def test_encodes_are_shared_when_no_worker_is_idle_for_them() -> None:
+    jobs = [*alike(3), running("x", LATE)]
+    assert groups(encoders(3), jobs) == [("j0",), ("j1",), ("j2",)]
+    assert groups(encoders(2), jobs) == [("j0", "j2"), ("j1",)]
+    assert groups(encoders(1), jobs) == [("j0", "j1", "j2")]
+
+
+def test_encodes_are_shared_up_to_their_own_knee() -> None:
+    def with_encodes(*factors: float) -> Profile:
+        """Of 1, 2, 4 and so on together; loops gain nothing by batches."""
+        measured = replace(COSTS, batching=1.0).measured()
+        others = [each for each in measured.measured if each.stage != "encode"]
+        encodes = [
+            replace(each, batch=2**place, seconds=0.5 * factor)
+            for each in measured.measured
+            if each.stage == "encode" and each.batch == 1
+            for place, factor in enumerate(factors)
+        ]
+        return Profile().with_measured(replace(measured, measured=(*others, *encodes)))
+
+    jobs = [*alike(9), running("x", LATE)]
+    for factors, n in (
+        ((1.0,), 1),
+        ((1.0, 1.9), 1),
+        ((1.0, 1.2), 2),
+        ((1.0, 1.2, 1.6, 2.4), 8),
+        ((1, 1.2, 2.3), 2),
+    ):
+        (first, *_) = groups(encoders(1), jobs, profile=with_encodes(*factors))
+        assert len(first) == n
+
+
+def test_an_encode_in_a_batch_leaves_the_loop_alone() -> None:
+    """Deadlines are for what is shared: two encodes take 0.75 s instead of 0.5, their loops 10 s each."""
+    for deadline_s, together in ((11.26, True), (11.24, False)):
+        # alone at degree 1; at degree 2 it may still be done in less
+        first = job("a", deadline_s, batch_key="k", pending=("encode", "denoise", "decode"))
+        jobs = [first, job("b", LATE, batch_key="k")]
+        workers = [replace(each, degrees=(1,)) for each in encoders(1, looping=False)]
+        assert groups(workers, jobs) == ([("a", "b")] if together else [("a",)])
+
+
+def test_an_encode_in_a_batch_costs_nothing_while_its_loop_must_wait() -> None:
+    """The worker for loops is free in 5.5 s: an encode may as well take 0.75 s as 0.5."""
+    ends_s = 5.0 + 0.5
+    for deadline_s, together in ((ends_s + 10.5 + 0.01, True), (ends_s + 10.5 - 0.01, False)):
+        workers = [replace(each, degrees=(1,)) for each in encoders(1)]
+        loop = replace(busy([workers[-1]], running("x", LATE), steps_done=5, can_pause=False)[0])
+        jobs = [
+            job("a", deadline_s, batch_key="k"),
+            job("b", LATE, batch_key="k"),
+            running("x", LATE),
+        ]
+        found = groups([*workers[:-1], loop], jobs)
+        assert (("a", "b") in found) is together
+
+
 def test_jobs_at_other_steps_share_too() -> None:
     went = job("b", LATE + 1, batch_key="k", steps_done=4, pending=("denoise", "decode"))
     first = job("a", LATE, batch_key="k", pending=("denoise", "decode"))

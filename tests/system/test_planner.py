@@ -200,7 +200,7 @@ async def test_numeric_ones_are_batched_and_bitwise_ones_never(
     async with planned(tmp_path, "tiny", told, "--catalogue", str(long_catalogue)) as node:
         replies = await asyncio.gather(*(post(node, **each) for each in asked))
         events = [event for event in node.read_journal() if event["event"] == "stage" and event["job"]]
-        n_loops = await node.metric("triptych_batch_jobs_count")
+        n_loops = await node.metric("triptych_batch_jobs_count", stage="denoise")
     assert [status for status, _, _ in replies] == [200] * len(asked)
     kept = [reply["exactness"] for _, reply, _ in replies]
     by_asked = [(each["exactness"], got) for each, got in zip(asked, kept, strict=True)]

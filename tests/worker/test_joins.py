@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import io
 import random
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from pipelines.catalogue import Model
@@ -22,6 +26,7 @@ from wire.to_gateway import (
     CheckpointSaved,
     FailureKind,
     Phase,
+    StageDone,
     StagesLoaded,
     StageStarted,
     StepDone,
@@ -31,6 +36,7 @@ from wire.to_gateway import (
     TaskPaused,
 )
 from wire.to_worker import RunTask
+from worker.packing import unpack
 
 LONG = 200
 
@@ -143,7 +149,13 @@ def test_bitwise_is_never_batched(driver: Driver, model: Model, who: tuple[str, 
 
 
 def test_other_shapes_share_a_batch_but_no_call(driver: Driver, model: Model) -> None:
-    tasks = [_task("a"), _task("b", joins="a", width_px=64)]
+    driver.load(model, *STAGES)
+    tasks = []
+    for task in (_task("a"), _task("b", joins="a", width_px=64)):
+        encode = msgspec.structs.replace(task, task_id="encode", stages=("text_encoder",), joins=None)
+        driver.loop.submit(encode)
+        handoff = driver.until(TaskDone).output
+        tasks.append(msgspec.structs.replace(task, stages=STAGES[1:], handoff=handoff))
     _submit(driver, model, *tasks)
     ended = driver.ends("a", "b")
     assert _exactness(ended) == [Exactness.BITWISE] * 2
@@ -278,3 +290,148 @@ def test_each_task_ends_once_whatever_is_asked(driver: Driver, model: Model) -> 
     terminals = [m for m in driver.history if isinstance(m, Terminal)]
     assert len(terminals) == len(names)
     assert not any(isinstance(m, TaskFailed) for m in terminals)
+
+
+def _encode(task_id: str, *, joins: str | None = None, **fields: Any) -> RunTask:
+    return msgspec.structs.replace(_task(task_id, joins=joins, **fields), stages=("text_encoder",))
+
+
+@contextmanager
+def _encoder_calls(driver: Driver, act: Callable[[int], None] = lambda n: None) -> Iterator[list[int]]:
+    """How many texts each call of the three text encoders had; `act` may raise in them."""
+    sizes: list[int] = []
+
+    def count(network: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        texts = args[0] if args else kwargs["input_ids"]
+        sizes.append(len(texts))
+        act(len(texts))
+
+    pipe = driver.loop._models["tiny"].pipe
+    encoders = [pipe.text_encoder, pipe.text_encoder_2, pipe.text_encoder_3]
+    hooks = [encoder.register_forward_pre_hook(count, with_kwargs=True) for encoder in encoders]
+    yield sizes
+    for hook in hooks:
+        hook.remove()
+
+
+def _in_line(driver: Driver, *tasks: RunTask) -> None:
+    """All of them behind an encode that ends once they are in the queue: six calls of one text."""
+    gate = threading.Event()
+
+    def wait(network: torch.nn.Module, args: tuple[Any, ...]) -> None:
+        gate.wait(60)
+
+    driver.loop._models["tiny"].pipe.text_encoder.register_forward_pre_hook(wait)
+    for task in (_encode("before"), *tasks):
+        driver.loop.submit(task)
+    gate.set()
+    driver.ends("before")
+
+
+def _handed_over(driver: Driver, message: Terminal) -> dict[str, torch.Tensor]:
+    """The tensors of an encode's output."""
+    assert isinstance(message, TaskDone)
+    values = unpack(driver.store.get(message.output)).values
+    return {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}
+
+
+def _assert_close(driver: Driver, message: Terminal, task: RunTask) -> None:
+    driver.loop.submit(msgspec.structs.replace(task, task_id=f"{task.task_id}-alone", joins=None))
+    alone = _handed_over(driver, driver.until(TaskDone))
+    together = _handed_over(driver, message)
+    assert together.keys() == alone.keys() != set()
+    for name, expected in alone.items():
+        # as for latents; measured over all of a job's tensors: at most 3e-8
+        assert float((together[name] - expected).norm() / expected.norm()) < 2e-6, name
+
+
+def test_encodes_in_line_share_their_calls(driver: Driver, model: Model) -> None:
+    driver.load(model, "text_encoder")
+    tasks = [_encode("a"), _encode("b", joins="a"), _encode("c", joins="a", width_px=64)]
+    with _encoder_calls(driver) as sizes:
+        _in_line(driver, *tasks)
+        ended = driver.ends("a", "b", "c")
+    # three encoders, with the prompt and without
+    assert sizes == [1] * 6 + [3] * 6
+    assert _exactness(ended) == [Exactness.NUMERIC] * 3
+    told = [m for m in driver.history if isinstance(m, StageStarted | StageDone)][2:]
+    assert [type(m) for m in told] == [StageStarted] * 3 + [StageDone] * 3
+    for task in tasks:
+        _assert_close(driver, ended[task.task_id], task)
+
+
+def test_whole_jobs_in_line_share_their_encodes_too(driver: Driver, model: Model) -> None:
+    driver.load(model, *STAGES)
+    tasks = [_task("a"), _task("b", joins="a")]
+    keeping = [msgspec.structs.replace(task, keep_after="text_encoder") for task in tasks]
+    with _encoder_calls(driver) as sizes:
+        _in_line(driver, *keeping)
+        assert _exactness(driver.ends("a", "b")) == [Exactness.NUMERIC] * 2
+    assert sizes == [1] * 6 + [2] * 6
+    kept = [m for m in driver.history if isinstance(m, StageDone) and m.output is not None]
+    assert [m.exactness for m in kept] == [Exactness.NUMERIC] * 2
+
+
+def test_who_joins_a_loop_is_encoded_before_its_next_step(driver: Driver, model: Model) -> None:
+    _submit(driver, model, _task("a", steps=LONG))
+    while driver.until(StepDone).step < 3:
+        pass
+    n_before = len(driver.history)
+    driver.loop.submit(_task("b", joins="a", steps=5))
+    ended = driver.ends("b")
+    assert _exactness(ended) == [Exactness.NUMERIC]
+    heard = driver.history[n_before:]
+    begun, over = (
+        next(
+            i
+            for i, m in enumerate(heard)
+            if isinstance(m, kind) and (m.task_id, m.stage) == ("b", "text_encoder")
+        )
+        for kind in (StageStarted, StageDone)
+    )
+    assert not [m for m in heard[begun:over] if isinstance(m, StepDone)]
+    driver.loop.cancel("a")
+    driver.ends("a")
+
+
+def test_an_exact_encode_shares_nothing(driver: Driver, model: Model) -> None:
+    driver.load(model, "text_encoder")
+    tasks = [_encode("a"), _encode("b", joins="a", exactness=Exactness.BITWISE), _encode("c", joins="a")]
+    with _encoder_calls(driver) as sizes:
+        _in_line(driver, *tasks)
+        ended = driver.ends("a", "b", "c")
+    assert set(sizes) == {1}
+    assert _exactness(ended) == [Exactness.BITWISE] * 3
+
+
+def test_what_befalls_one_encode_is_its_own(driver: Driver, model: Model) -> None:
+    """One that is cancelled before it begins, one with a picture that is gone."""
+    driver.load(model, "text_encoder")
+    lost = msgspec.structs.replace(_encode("lost", joins="a"), handoff=_nothing())
+    begun: list[int] = []
+
+    def cut(size: int) -> None:
+        begun.append(size)
+        if len(begun) == 6:
+            driver.loop.cancel("cut")
+
+    tasks = [_encode("a"), lost, _encode("cut", joins="a"), _encode("b", joins="a")]
+    with _encoder_calls(driver, cut):
+        _in_line(driver, *tasks)
+    ended = driver.ends("a", "b", "lost", "cut")
+    assert _exactness(ended) == [Exactness.NUMERIC] * 2
+    assert isinstance(ended["lost"], TaskFailed)
+    assert ended["cut"] == TaskCancelled(task_id="cut", step=0)
+
+
+def test_encodes_that_run_out_of_memory_together_are_made_alone(driver: Driver, model: Model) -> None:
+    def full(size: int) -> None:
+        if size > 1:
+            raise torch.OutOfMemoryError("too much")
+
+    driver.load(model, "text_encoder")
+    with _encoder_calls(driver, full) as sizes:
+        _in_line(driver, _encode("a"), _encode("b", joins="a"))
+        ended = driver.ends("a", "b")
+    assert sizes == [1] * 6 + [2] + [1] * 12
+    assert _exactness(ended) == [Exactness.BITWISE] * 2

@@ -68,9 +68,11 @@ def test_every_stage_and_shape_is_measured(driver: Driver, model: Model) -> None
     assert all(each.seconds > 0 for each in found.measured)
     peaks = {each.shape: each.peak_bytes for each in alone if each.stage == "decode"}
     assert sorted(peaks, key=lambda shape: peaks[shape] or 0)[-2:] == [Shape(48, 48), Shape(64, 64)]
-    batches = {(each.shape, each.batch) for each in found.measured if each.batch > 1}
+    batches = {(each.stage, each.shape, each.batch) for each in found.measured if each.batch > 1}
     usual_first_last = (Shape(32, 32), Shape(16, 16), Shape(64, 64))
-    assert batches == {(shape, n) for shape in usual_first_last for n in (2, 4)}
+    loops = {("denoise", shape, n) for shape in usual_first_last for n in (2, 4)}
+    # of any shape a text is encoded alike
+    assert batches == loops | {("text_encoder", Shape(32, 32), n) for n in (2, 4, 8)}
     assert found.resume_s is not None
     assert 0 < found.resume_s < 5
     assert all(found.load_s[stage] > 0 for stage in STAGES)
