@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from planner.deadline import URGENCY
@@ -56,7 +57,7 @@ class Board:
     """`starts` and `holds` are what was decided so far; what they took is not idle in `pool` any more.
 
     `joined` and `left`: the workers, each the first of its task, whose loop another job is to join, or which
-    is to be left.
+    is to be left. `n_promised`: how many jobs wait for the next workers that end what they run.
     """
 
     now_s: float
@@ -69,7 +70,9 @@ class Board:
     holds: list[Hold] = field(default_factory=list)
     joined: set[str] = field(default_factory=set)
     left: set[str] = field(default_factory=set)
+    n_promised: int = 0
     _free_at_s: dict[StageKey, float] = field(default_factory=dict)
+    _ends_s: dict[frozenset[int], list[float]] = field(default_factory=dict)
 
     @staticmethod
     def of(
@@ -139,6 +142,20 @@ class Board:
         made = Start([job], stages, option, node, workers, reason, left, place, loop)
         self.starts.append(made)
         return made
+
+    def next_free_s(self, job: JobView) -> float:
+        """When a worker that can run the job ends its task, beside the promised ones; inf if none does."""
+        able = frozenset(option.workers.place for option in self.pool.options(job))
+        ends_s = self._ends_s.get(able)
+        if ends_s is None:
+            ends_s = self._ends_s[able] = sorted(
+                running.progress.ends_s
+                for running in self.running()
+                if running.workers.place in able
+                and running.progress is not None
+                and not running.task.pausing
+            )
+        return ends_s[self.n_promised] if self.n_promised < len(ends_s) else math.inf
 
     def _free_s(self, key: StageKey) -> float:
         """When the first worker with that stage is free, by itself or as it may be told to leave a loop."""

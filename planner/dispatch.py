@@ -115,6 +115,9 @@ class _Round:
             made = self._pauses.relieve(urgent)
             self.has_urgent |= made is None
             self.pauses += made or []
+            if made is not None:
+                return
+        self._board.n_promised += 1
 
     def _serve(self, job: JobView) -> bool:
         """Start it, or note that it has no worker; False if its next stage's homes make it late anyway."""

@@ -3,7 +3,8 @@
 A loop may be left at its next step boundary, for a job with an earlier deadline, if that one still makes its
 deadline so, and the one that is left makes its own behind it with something to spare, or goes on at once on
 fewer workers. Late work gives way to all that can be on time. The urgent job is not promised the workers: it
-is the next in order when they are free.
+is the next in order when they are free. While one comes free in time by itself, only loops are left that have
+more to do than the urgent job: another pause would make the mean latency longer.
 
 How often a job can be paused is bounded: between two pauses its loop runs for at least `LEAST_RUN` times what
 a resume costs, a step at least. So pauses take at most a tenth of its time, and it moves on whatever comes.
@@ -89,14 +90,16 @@ class Pauses:
             if n_coming + _n_idle(board, urgent, loop, node) >= degree:
                 self._coming[node] -= degree
                 return []
-        best: tuple[tuple[int, float, str], list[Victim]] | None = None
         able_to_run = {option.workers.place for option in board.pool.options(job)}
+        least_s = run_s if degree == 1 and board.next_free_s(job) <= latest_s else 0.0
+        best: tuple[tuple[int, float, str], list[Victim]] | None = None
         gone = board.joined | board.left
         for node, victims in self._victims.items():
             able = [
                 victim
                 for victim in victims
                 if victim.deadline_s > job.deadline_s
+                and victim.needs_s(victim.degree) > least_s
                 and victim.boundary_s <= latest_s
                 and victim.running.workers.place in able_to_run
                 and victim.running.worker not in gone

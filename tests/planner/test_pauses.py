@@ -35,6 +35,24 @@ def test_pauses_can_be_switched_off() -> None:
     assert decided(workers, [long, job("urgent", 15.0)], parts=Parts(pauses=False)) == ([], None)
 
 
+def test_while_a_worker_comes_free_in_time_only_longer_work_is_paused() -> None:
+    # 7 steps, a resume and a decode behind 1 s: less than the 11 s of the urgent one
+    short = running("short", 100.0)
+    workers = busy(node("n0", 1), short, steps_done=2)
+    # it ends at 8.5 s
+    assert paused(decided(workers, [short, job("urgent", 8.5 + 11.0 + 0.01)])[0]) == []
+    assert paused(decided(workers, [short, job("urgent", 8.5 + 11.0 - 0.01)])[0]) == ["short"]
+    long = running("long", 900.0, LARGE)
+    assert paused(decided(busy(node("n0", 1), long, steps_done=2), [long, job("urgent", 300.0)])[0]) == [
+        "long"
+    ]
+    # the second of two has to wait for the second one that ends
+    two = node("n0", 2)
+    seen = [*busy(two[:1], short, steps_done=2), *busy(two[1:], running("other", 100.0), steps_done=0)]
+    waiting = [job("urgent", 20.0), job("next", 20.0)]
+    assert paused(decided(seen, [short, running("other", 100.0), *waiting])[0]) == ["short"]
+
+
 def test_nobody_is_paused_for_a_later_deadline() -> None:
     long = running("long", 14.0)
     workers = busy(node("n0", 1), long, steps_done=2)
@@ -119,7 +137,7 @@ def test_a_grown_task_shrinks_before_one_is_held_up() -> None:
     grown, patient = running("grown", 60.0, LARGE), running("patient", 400.0)
     seen = [*busy(workers[:2], grown, steps_done=2), *busy(workers[2:], patient, steps_done=2)]
     # left at 4 s, "grown" does 7 steps in 56 s on one worker: too late; with two more done it is in time
-    urgent = job("urgent", 20.0)
+    urgent = job("urgent", 19.0)
     assert paused(decided(seen, [grown, patient, urgent])[0]) == ["patient"]
     seen = [*busy(workers[:2], grown, steps_done=5), *busy(workers[2:], patient, steps_done=2)]
     assert paused(decided(seen, [grown, patient, urgent])[0]) == ["grown"]
