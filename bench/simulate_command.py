@@ -28,6 +28,8 @@ from planner.policies import POLICIES
 
 QUESTION = "How much of a load is on time, and how fast, under each policy on the same simulated GPUs?"
 _LOADS = "0.6,0.8,1.0,1.2"
+_POLICIES = tuple(name for name in POLICIES if name != "fcfs")
+"""All: fcfs is b1 by another name."""
 _KINDS = "even,poisson,burst,shift"
 
 
@@ -51,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--policies",
         type=_names,
-        default=tuple(POLICIES),
+        default=_POLICIES,
         metavar="P,...",
         help="name, name:degree or name-part-... with parts off (all)",
     )

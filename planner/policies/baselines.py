@@ -19,9 +19,12 @@ Source: the baselines of TridentServe (arXiv 2510.02838).
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+import heapq
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from planner.policies.floor import Floor, Group
 from planner.policies.hand_made import HandMade, bucket_of, hand_made
@@ -87,8 +90,23 @@ BASELINES: Mapping[str, Baseline] = MappingProxyType(
 )
 
 
+class _Kind(NamedTuple):
+    """What jobs of one model, shape and progress have in common. `degree`: of their loop, k* or their bucket.
+
+    The next `stages` of them are one task, which `groups` of idle workers could run, `n_idle` in all.
+    """
+
+    stages: tuple[str, ...]
+    groups: list[Group]
+    n_idle: int
+    loops: bool
+    degree: int
+    queue: tuple[str, int]
+    left_s: float
+
+
 class _Round:
-    """One pass over the waiting jobs."""
+    """One pass over the waiting jobs. Few kinds, many jobs: each kind is worked out once."""
 
     def __init__(
         self,
@@ -102,87 +120,102 @@ class _Round:
         self._config: PlannerConfig = state.config
         self._profile: Profile = state.profile
         self._models: Mapping[str, ModelView] = observation.models
+        self._jobs = observation.jobs
         self._floor = floor
         self._buckets = tuple(sorted({degree for degree in made.buckets.values() if degree}))
         self._devices = sorted({worker.device for worker in observation.workers})
-        waiting = [job for job in observation.jobs if not job.running and job.pending]
-        self._waiting = [job for job in waiting if job.model in observation.models]
+        self._kinds: dict[object, _Kind] = {}
 
     def runs(self) -> list[Run]:
         """Tasks for the first of each queue, as far as there is room."""
-        reason = Reason.SHORTEST_FIRST if self._baseline.shortest_first else Reason.FIRST_COME
+        precedence: Callable[[JobView], Any] = attrgetter("arrived_s", "job_id")
+        reason = Reason.FIRST_COME
+        if self._baseline.shortest_first:
+            precedence, reason = self._remaining, Reason.SHORTEST_FIRST
         made: list[Run] = []
-        full: set[tuple[str, int]] = set()
-        for job in self._ordered():
-            n, groups = self._floor.able(job)
-            if not n:
-                # nobody is to run its next stage, and its place in the queue keeps nobody waiting
-                continue
-            stages = job.pending[:n]
-            loops = self._models[job.model].loop_stage in stages
-            bucket = bucket_of(self._best_degree(job), self._buckets) if loops and self._buckets else 0
-            queue = (self._part(job, stages) if self._baseline.split else "", bucket)
-            if queue in full:
-                continue
-            if bucket:
-                groups = [group for group in groups if group.bucket == bucket]
-            found = self._place(job, groups, bucket) if loops else _widest(groups, 1, job)
-            if found is None:
-                full.add(queue)
-                if self._floor.is_empty or not (self._baseline.split or self._buckets):
+        for _, jobs in sorted(self._queues().items()):
+            n_idle = max(self._kind(job).n_idle for job in jobs)
+            for job in heapq.nsmallest(n_idle, jobs, key=precedence):
+                kind = self._kind(job)
+                found = self._place(job, kind)
+                if found is None:
                     break
-                continue
-            group, node, degree = found
-            workers = group.take(node, degree)
-            made.append(Run(stages=stages, jobs=(job.job_id,), workers=workers, degree=degree, reason=reason))
+                group, node, degree = found
+                made.append(
+                    Run(
+                        stages=kind.stages,
+                        jobs=(job.job_id,),
+                        workers=group.take(node, degree),
+                        degree=degree,
+                        reason=reason,
+                    )
+                )
         return made
 
-    def _place(self, job: JobView, groups: list[Group], bucket: int) -> tuple[Group, str, int] | None:
+    def _queues(self) -> dict[tuple[str, int], list[JobView]]:
+        """The waiting jobs of every queue that has idle workers.
+
+        A stage that nobody is to run has none, so its place keeps nobody waiting.
+        """
+        queues: dict[tuple[str, int], list[JobView]] = {}
+        for job in self._jobs:
+            if not job.running and job.model in self._models:
+                kind = self._kind(job)
+                if kind.n_idle:
+                    queues.setdefault(kind.queue, []).append(job)
+        return queues
+
+    def _place(self, job: JobView, kind: _Kind) -> tuple[Group, str, int] | None:
+        if not kind.loops:
+            return _widest(kind.groups, 1, job)
         match self._baseline.degree:
             case Degree.STATIC:
-                return _widest(groups, self._config.static_degree, job, or_fewer=False)
+                return _widest(kind.groups, self._config.static_degree, job, or_fewer=False)
             case Degree.BUCKETS:
-                return _widest(groups, bucket, job, or_fewer=False)
+                return _widest(kind.groups, kind.degree, job, or_fewer=False)
             case Degree.DYNAMIC:
-                return _widest(groups, self._best_degree(job), job)
+                return _widest(kind.groups, kind.degree, job)
 
-    def _ordered(self) -> list[JobView]:
-        if not self._baseline.shortest_first:
-            return sorted(self._waiting, key=lambda job: (job.arrived_s, job.job_id))
-        known: dict[object, float] = {}
+    def _remaining(self, job: JobView) -> tuple[float, float, str]:
+        return self._kind(job).left_s, job.arrived_s, job.job_id
 
-        def left(job: JobView) -> tuple[float, float, str]:
-            key = (job.model, job.shape, job.pending, job.steps - job.steps_done)
-            if key not in known:
-                known[key] = self._left_s(job)
-            return known[key], job.arrived_s, job.job_id
+    def _kind(self, job: JobView) -> _Kind:
+        # shapes by identity: to hash one costs more than all else here, and equal ones only mean a kind twice
+        key = (job.model, id(job.shape), job.pending, job.steps - job.steps_done)
+        kind = self._kinds.get(key)
+        if kind is None:
+            kind = self._kinds[key] = self._made_kind(job)
+        return kind
 
-        return sorted(self._waiting, key=left)
+    def _made_kind(self, job: JobView) -> _Kind:
+        view = self._models[job.model]
+        n, groups = self._floor.able(job)
+        stages = job.pending[:n]
+        best = degree = max(self._profile.best_degree(device, view, job.shape) for device in self._devices)
+        loops = view.loop_stage in stages
+        bucket = bucket_of(best, self._buckets) if loops else 0
+        if bucket:
+            degree, groups = bucket, [group for group in groups if group.bucket == bucket]
+        n_idle = sum(len(ids) for group in groups for ids in group.idle.values())
+        queue = (_part(view, stages) if self._baseline.split and stages else "", bucket)
+        return _Kind(stages, groups, n_idle, loops, degree, queue, self._left_s(job, view, best))
 
-    def _left_s(self, job: JobView) -> float:
+    def _left_s(self, job: JobView, view: ModelView, degree: int) -> float:
         """What is left of a job at its best degree on the fastest kind of worker; 0 if that is not known."""
-        view, degree = self._models[job.model], self._best_degree(job)
+        steps = job.steps - job.steps_done
         known = [
             seconds
             for device in self._devices
-            if (
-                seconds := self._profile.job_s(
-                    device, view, job.pending, job.shape, job.steps - job.steps_done, degree
-                )
-            )
+            if (seconds := self._profile.job_s(device, view, job.pending, job.shape, steps, degree))
             is not None
         ]
         return min(known, default=0.0)
 
-    def _best_degree(self, job: JobView) -> int:
-        view = self._models[job.model]
-        return max(self._profile.best_degree(device, view, job.shape) for device in self._devices)
 
-    def _part(self, job: JobView, stages: tuple[str, ...]) -> str:
-        view = self._models[job.model]
-        if view.loop_stage in stages:
-            return "D"
-        return "E" if view.stages.index(stages[0]) < view.stages.index(view.loop_stage) else "C"
+def _part(view: ModelView, stages: tuple[str, ...]) -> str:
+    if view.loop_stage in stages:
+        return "D"
+    return "E" if view.stages.index(stages[0]) < view.stages.index(view.loop_stage) else "C"
 
 
 def _widest(

@@ -1,7 +1,8 @@
 """LegoDiffusion's admission: decided once, when a request arrives.
 
-It is rejected if its slack is exceeded by the work of all open requests, its own included, over the workers,
-or by what it takes itself. Only a request that says `drop_if_late`, or whose client set the deadline, may be;
+It is rejected if its slack is exceeded by the work that waits, its own included, over the workers, or by what
+it takes itself. What runs already is not counted: with it a small request would be refused while workers are
+idle, because large ones run. Only a request that says `drop_if_late`, or whose client set the deadline, may be;
 where nobody drops it is served late. An unknown cost is no reason.
 
 Source: LegoDiffusion (arXiv 2604.08123).
@@ -25,7 +26,8 @@ def rejected_on_arrival(profile: Profile, observation: Observation, known: froze
         return []
     costs = _Costs(profile, observation)
     names = {job.job_id for job in new}
-    work_s = sum(costs.left_s(job) or 0.0 for job in observation.jobs if job.job_id not in names)
+    before = (job for job in observation.jobs if not job.running and job.job_id not in names)
+    work_s = sum(costs.left_s(job) or 0.0 for job in before)
     rejected = []
     for job in sorted(new, key=lambda job: (job.arrived_s, job.job_id)):
         own_s = costs.left_s(job)
@@ -41,7 +43,7 @@ def rejected_on_arrival(profile: Profile, observation: Observation, known: froze
             Reject(
                 job=job.job_id,
                 retry_after_s=max(LEAST_RETRY_S, waits_s),
-                detail=f"takes {own_s:.2f} s, {waits_s:.2f} s a worker are open, due in {slack_s:.2f} s",
+                detail=f"takes {own_s:.2f} s, {waits_s:.2f} s a worker wait, due in {slack_s:.2f} s",
             )
         )
     return rejected

@@ -130,11 +130,19 @@ def rejected(deadlines_s: list[float], n_workers: int = 1, **more: object) -> li
     return [effect.job for effect in effects if isinstance(effect, Reject)]
 
 
-def test_admission_by_the_work_that_is_open() -> None:
+def test_admission_by_the_work_that_waits() -> None:
     """11 s each on one worker: the second would be through after 22, the third after 33."""
     assert rejected([22.0, 22.0, 22.0]) == ["j2"]
     assert rejected([22.0, 21.0, 22.0]) == ["j1"]
     assert rejected([22.0, 22.0, 22.0], n_workers=2) == []
+
+
+def test_admission_does_not_count_what_runs() -> None:
+    """A large job runs for 32 s to come, and a worker is idle."""
+    large = job("x", LARGE, pending=("denoise", "decode"), running=True)
+    workers = [at_work(worker("n0w0", "EDC"), large), worker("n0w1", "EDC")]
+    effects = Asked("lego", COSTS).says(workers, [large, job("a", deadline_s=12.0, drop_if_late=True)])
+    assert runs(effects) == {"a": ("E", ("n0w1",))}
 
 
 def test_admission_by_what_the_request_takes_itself() -> None:

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import pytest
-
 from planner import JobView, Observation, PlannerConfig, PlannerState, Reason, Run, WakeAt, WorkerView, decide
 from planner.policies.floor import Floor
-from planner.policies.trident_choice import Dispatcher
+from planner.policies.trident_worth import Kinds
 from planner.state import initial_state
 from planner.types import Effect
 from tests.bench import small_costs
@@ -54,11 +52,28 @@ def test_more_on_time_is_worth_more() -> None:
     assert degrees(said(node("n0", 2), jobs[:1])) == {"large": 2}
 
 
-def test_the_program_is_myopic() -> None:
-    """The same with one small job: both on one worker each is worth 1001 and, late at once, 101. To wait for
-    the small job's end would have both on time."""
-    jobs = [job("large", 57.0, LARGE), job("a", 12.0, arrived_s=1.0)]
-    assert degrees(said(node("n0", 2), jobs)) == {"large": 1, "a": 1}
+def test_nothing_is_reserved() -> None:
+    """One of two workers is idle. The large job needs both; a small one that has time takes the idle one."""
+    long = running("long", LATE)
+    workers = [*busy(node("n0", 1), long, steps_done=9), node("n0", 2)[1]]
+    jobs = [long, job("large", 45.0, LARGE), job("small", LATE, arrived_s=1.0)]
+    assert degrees(said(workers, jobs)) == {"small": 1}
+
+
+def test_equals_go_by_deadline() -> None:
+    jobs = [job("later", 60.0), job("sooner", 50.0, arrived_s=1.0), job("lost", 2.0, arrived_s=2.0)]
+    assert degrees(said(node("n0", 1), jobs)) == {"sooner": 1}
+    lost = [job("less", 3.0), job("more", 2.0, arrived_s=1.0)]
+    assert degrees(said(node("n0", 1), lost)) == {"more": 1}
+
+
+def test_who_can_still_be_on_time_waits_for_a_degree_at_which_it_is() -> None:
+    """A large job due at 45 needs two workers. One is idle; at 5 it would be lost, and begins there."""
+    long = running("long", LATE, LARGE)
+    workers = [*busy(node("n0", 1), long), node("n0", 2)[1]]
+    waiting = job("a", 45.0, LARGE)
+    assert degrees(said(workers, [long, waiting])) == {}
+    assert degrees(said(workers, [long, waiting], 5.0)) == {"a": 1}
 
 
 def test_no_worker_idles_that_could_speed_somebody_up_efficiently() -> None:
@@ -75,32 +90,41 @@ def test_a_late_request_comes_behind_and_is_served_all_the_same() -> None:
     assert degrees(said(node("n0", 1), [late])) == {"late": 1}
 
 
-def test_what_a_late_request_is_worth_ages_up_to_an_on_time_one() -> None:
-    """A small job, 7 s at best, due at 7. Begun then it is 7 s late, once its best latency: 200; at 14 it is
-    300; at 63 it is 9 times and counts like one that is on time. A wider degree is worth a little more, and a
-    worker that does not idle is worth 1."""
+def test_what_a_lost_request_is_worth_ages_up_to_an_on_time_one() -> None:
+    """A small job takes 11 s on one worker and 7 on two. Due in 7 it is on time on two, and on one not worth
+    starting. Due now it is 7 s late at best, once its best latency: 200; overdue by 7 it is 300, and by 56
+    it counts like one that is on time. A wider degree is worth 1 more, and every worker 1."""
     view = job("a", 7.0)
-
-    def value(now_s: float, degree: int, seconds: float) -> float:
-        seen = Observation(now_s, (view,), tuple(node("n0", 1)), MODELS)
-        floor = Floor({"n0w0": EVERY}, seen)
-        return Dispatcher(floor, seen, PROFILE).value(view, degree, seconds, 7.0, "V0")
-
-    assert value(0.0, 2, 7.0) == 1000 + 2
-    assert value(0.0, 1, 11.0) == 100 + 0 + 1
-    assert value(7.0, 2, 7.0) == pytest.approx(200 + 1 + 2)
-    assert value(14.0, 1, 11.0) == pytest.approx(300 + 0 + 1)
-    assert value(63.0, 1, 11.0) == pytest.approx(1000 + 1)
-    assert value(99.0, 2, 7.0) == 1000 + 1 + 2
+    seen = Observation(0.0, (view,), tuple(node("n0", 2)), MODELS)
+    (group,) = Floor({"n0w0": EVERY, "n0w1": EVERY}, seen).groups
+    kind = Kinds(seen, PROFILE).of(view, group, "V0")
+    assert kind is not None
+    assert kind.by_degree == ((1, 11.0), (2, 7.0))
+    assert kind.choices(11.0) == [(1, 1001.0), (2, 1002.0)]
+    assert kind.choices(7.0) == [(2, 1002.0)]
+    assert kind.choices(0.0) == [(1, 201.0), (2, 203.0)]
+    assert kind.choices(-7.0) == [(1, 301.0), (2, 303.0)]
+    assert kind.choices(-56.0) == kind.choices(-99.0) == [(1, 1001.0), (2, 1003.0)]
 
 
 def test_a_type_that_hands_over_more_is_worth_less_among_equals() -> None:
     view = job("a", LATE)
     seen = Observation(0.0, (view,), tuple(node("n0", 1)), MODELS)
-    dispatcher = Dispatcher(Floor({"n0w0": EVERY}, seen), seen, PROFILE)
-    values = [dispatcher.value(view, 1, 11.0, 7.0, kind) for kind in ("V0", "V1", "V2", "V3")]
+    (group,) = Floor({"n0w0": EVERY}, seen).groups
+    values = []
+    for replica in ("V0", "V1", "V2", "V3"):
+        kind = Kinds(seen, PROFILE).of(view, group, replica)
+        assert kind is not None
+        values.append(kind.choices(100.0)[0][1])
     assert values == sorted(values, reverse=True)
     assert values[0] - values[3] < 1.0
+
+
+def test_to_look_at_no_more_alike_than_there_are_workers_changes_nothing() -> None:
+    """Forty jobs on three workers: those due first, and one that only two workers can have on time."""
+    jobs = [job(f"s{n:02}", 100.0 - n, arrived_s=float(n)) for n in range(40)]
+    assert degrees(said(node("n0", 3), jobs, 39.0)) == {"s39": 1, "s38": 1, "s37": 1}
+    assert degrees(said(node("n0", 3), [*jobs, job("large", 81.0, LARGE)], 39.0))["s39"] == 1
 
 
 # where
