@@ -2,14 +2,13 @@
 
 A batch lasts longer than each of its jobs alone and costs fewer GPU-seconds, up to the profile's knee. While
 workers are idle jobs run beside each other; nobody waits for a batch to fill, and nobody becomes late by who
-joins. A job that would be on time on the next worker to come free joins a loop only if that is better for the
-mean latency of all in it.
+joins.
 """
 
 from __future__ import annotations
 
 from planner.board import Board, Start
-from planner.outlook import ROUNDING_S, Kind
+from planner.outlook import ROUNDING_S
 from planner.pool import Option
 from planner.roster import Running, WorkerClass
 from planner.types import JobView, Reason, Run, Shape
@@ -160,26 +159,17 @@ class Batches:
             return False
         # the loops wait while those who join run what comes before theirs
         held_up_s = together.before_s * (len(new) + 1)
-        joined_ends_s = now_s + held_up_s - together.before_s + together.total_s[0]
-        if not is_lost and joined_ends_s > job.deadline_s:
+        if not is_lost and now_s + held_up_s - together.before_s + together.total_s[0] > job.deadline_s:
             return False
         ends_s = now_s + held_up_s + (progress.steps_left + 1) * step_s + together.after_s
         if any(progress.ends_s <= other.deadline_s + ROUNDING_S < ends_s for other in running.jobs):
             return False
-        slower_s = len(running.jobs) * max(0.0, ends_s - progress.ends_s)
         for other in new:
             before, after = outlook.left(other, kind, n - 1), outlook.left(other, kind, n)
             within_s = other.deadline_s - now_s - held_up_s
             if before is None or after is None or before.total_s[0] <= within_s < after.total_s[0]:
                 return False
-            slower_s += after.total_s[0] - before.total_s[0]
-        return is_lost or self._pays(job, kind, joined_ends_s, slower_s)
-
-    def _pays(self, job: JobView, kind: Kind, joined_ends_s: float, slower_s: float) -> bool:
-        """Whether they end sooner on average than if the job waited for the next worker, or it must."""
-        alone = self._board.outlook.left(job, kind)
-        alone_ends_s = self._board.next_free_s(job) + (0.0 if alone is None else alone.total_s[0])
-        return alone_ends_s > job.deadline_s or joined_ends_s + slower_s <= alone_ends_s
+        return True
 
     def _loops(self) -> dict[tuple[str, str, Shape], list[Running]]:
         """Loops of degree 1 that have begun and make at least one more step, by who may join them."""

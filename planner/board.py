@@ -151,9 +151,7 @@ class Board:
             ends_s = self._ends_s[able] = sorted(
                 running.progress.ends_s
                 for running in self.running()
-                if running.workers.place in able
-                and running.progress is not None
-                and not running.task.pausing
+                if running.workers.place in able and running.progress is not None and not running.task.pausing
             )
         return ends_s[self.n_promised] if self.n_promised < len(ends_s) else math.inf
 
