@@ -350,3 +350,14 @@ def test_samples_that_tell_nothing_new_are_seen_to() -> None:
     unmeasured = Profile().with_samples([of("denoise", 1.0)])
     assert not unmeasured.with_samples([of("denoise", 1.0)]).is_same(unmeasured)
     assert not profile.is_same(measured((SMALL, 0.3), (LARGE, 3.0)))
+
+
+def test_encodes_that_were_shared_correct_what_is_expected_of_them() -> None:
+    """Batches of two last twice as long as measured: what one costs is corrected by it too."""
+    points = [Measurement(stage="encode", shape=SHAPE, seconds=s, batch=n) for n, s in ((1, 1.0), (2, 1.2))]
+    profile = Profile().with_measured(Measurements(device="", model="tiny", measured=tuple(points)))
+    seen = StageSample("tiny", "encode", SHAPE, 1, 2.4, 0.0, batch=2)
+    profile = profile.with_samples([seen] * 50)
+    assert seconds(profile, "encode", batch=2) == pytest.approx(2.4, rel=0.05)
+    assert seconds(profile, "encode") == pytest.approx(2.0, rel=0.05)
+    assert seconds(profile, "encode", LARGE, batch=2) == pytest.approx(2.0 * 1.2 * 4, rel=0.05)
