@@ -20,6 +20,8 @@ KNEE_GAIN = 0.1
 """By how much twice the jobs must cut the seconds per job. Less is within a profile's error, and every job of
 a larger batch waits for all of it."""
 
+_NOBODY: list[JobView] = []
+
 _Key = tuple[str, str, tuple[str, ...], Shape | None]
 
 
@@ -64,11 +66,15 @@ class Batches:
             stages = job.pending[: option.n_merged]
             if self._board.loop_of(job, stages) is None:
                 continue
-            for running in self._loops().get((job.model, job.batch_key, job.shape), ()):
-                if running.workers is not option.workers or running.worker in self._board.left:
+            loops = self._loops().get((job.model, job.batch_key, job.shape), ())
+            knee = self.knee(job, stages, option.workers) if loops else 1
+            if knee < 2:
+                continue
+            for running in loops:
+                new = self._joined.get(running.worker, _NOBODY)
+                if len(running.task.job_ids) + len(new) >= knee:
                     continue
-                new = self._joined.get(running.worker, [])
-                if len(running.jobs) + len(new) + 1 > self.knee(job, stages, option.workers):
+                if running.workers is not option.workers or running.worker in self._board.left:
                     continue
                 if self._none_late_by_joining(job, running, new, is_lost):
                     self._joined[running.worker] = [*new, job]
