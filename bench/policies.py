@@ -70,7 +70,10 @@ PARTS = tuple(Variant(name=f"without {part}", off=(part,)) for part in SWITCHED)
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """`span_s`: how long requests arrive in each cell. `n_rounds`: how often each size is timed before."""
+    """`span_s`: how long requests arrive in each cell. `n_rounds`: how often each size is timed before.
+
+    Parts are switched off in the first `n_parts_runs` of `n_runs`.
+    """
 
     name: str
     model: Model
@@ -78,6 +81,7 @@ class Plan:
     steps: int
     span_s: float
     n_runs: int
+    n_parts_runs: int
     n_rounds: int
     seed: int
     loads: tuple[float, ...] = LOADS
@@ -129,7 +133,8 @@ async def run(plan: Plan, say: Callable[[str], None]) -> dict[str, Any]:
     cells = []
     for number in range(plan.n_runs):
         for load in plan.loads:
-            variants = plan.variants + (plan.parts if load == PARTS_LOAD else ())
+            has_parts = load == PARTS_LOAD and number < plan.n_parts_runs
+            variants = plan.variants + (plan.parts if has_parts else ())
             # each goes first in another run: a machine that gets slower is nobody's fault
             turn = number % len(variants)
             for variant in (*variants[turn:], *variants[:turn]):

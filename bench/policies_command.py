@@ -33,7 +33,13 @@ def parser() -> argparse.ArgumentParser:
     add("--runs", type=int, default=3, metavar="R", help="of every cell, in turns (default %(default)s)")
     add("--rounds", type=int, default=8, metavar="N", help="each size is timed before (default %(default)s)")
     add("--seed", type=int, default=1, help="of arrivals and pictures (default %(default)s)")
-    add("--no-parts", action="store_true", help="policies only, no parts switched off")
+    add(
+        "--parts-runs",
+        type=int,
+        default=1,
+        metavar="R",
+        help="with parts off, 0 for none (default %(default)s)",
+    )
     add("--profile-bound-s", type=float, default=20.0, metavar="S", help="of measuring (default %(default)s)")
     results = CHECKOUT / "bench" / "results"
     add("--out", type=Path, default=results, metavar="DIR", help="where results go (default bench/results)")
@@ -70,9 +76,9 @@ def main(argv: list[str]) -> int:
         steps=flags.steps or model.default_steps,
         span_s=flags.span_s,
         n_runs=flags.runs,
+        n_parts_runs=flags.parts_runs,
         n_rounds=flags.rounds,
         seed=flags.seed,
-        parts=() if flags.no_parts else policies.PARTS,
         profile_bound_s=flags.profile_bound_s,
         flags=tuple(word for file in files for word in ("--catalogue", str(file))),
     )
