@@ -2,8 +2,8 @@
 
 It is rejected if its slack is exceeded by the work that waits, its own included, over the workers, or by what
 it takes itself. What runs already is not counted: with it a small request would be refused while workers are
-idle, because large ones run. Only a request that says `drop_if_late`, or whose client set the deadline, may be;
-where nobody drops it is served late. An unknown cost is no reason.
+idle, because large ones run. Only a request that says `drop_if_late`, or whose client set the deadline, may
+be; where nobody drops it is served late. An unknown cost is no reason.
 
 Source: LegoDiffusion (arXiv 2604.08123).
 """
