@@ -20,11 +20,11 @@ from __future__ import annotations
 
 import enum
 import heapq
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from operator import attrgetter
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from planner.policies.floor import Floor, Group
 from planner.policies.hand_made import HandMade, bucket_of, hand_made
@@ -128,15 +128,14 @@ class _Round:
 
     def runs(self) -> list[Run]:
         """Tasks for the first of each queue, as far as there is room."""
-        precedence: Callable[[JobView], Any] = attrgetter("arrived_s", "job_id")
-        reason = Reason.FIRST_COME
-        if self._baseline.shortest_first:
-            precedence, reason = self._remaining, Reason.SHORTEST_FIRST
+        reason = Reason.SHORTEST_FIRST if self._baseline.shortest_first else Reason.FIRST_COME
         made: list[Run] = []
-        for _, jobs in sorted(self._queues().items()):
-            n_idle = max(self._kind(job).n_idle for job in jobs)
-            for job in heapq.nsmallest(n_idle, jobs, key=precedence):
+        for jobs in self._queues():
+            for job in jobs:
                 kind = self._kind(job)
+                if not kind.stages:
+                    # nobody is to run its next stage, and its place in the queue keeps nobody waiting
+                    continue
                 found = self._place(job, kind)
                 if found is None:
                     break
@@ -152,18 +151,23 @@ class _Round:
                 )
         return made
 
-    def _queues(self) -> dict[tuple[str, int], list[JobView]]:
-        """The waiting jobs of every queue that has idle workers.
-
-        A stage that nobody is to run has none, so its place keeps nobody waiting.
-        """
+    def _queues(self) -> list[list[JobView]]:
+        """The waiting jobs of every queue that has idle workers, by precedence as far as they could start."""
+        waiting = [job for job in self._jobs if not job.running and job.model in self._models]
+        if not (self._baseline.split or self._buckets):
+            return [self._ordered(waiting)]
         queues: dict[tuple[str, int], list[JobView]] = {}
-        for job in self._jobs:
-            if not job.running and job.model in self._models:
-                kind = self._kind(job)
-                if kind.n_idle:
-                    queues.setdefault(kind.queue, []).append(job)
-        return queues
+        for job in waiting:
+            kind = self._kind(job)
+            if kind.n_idle:
+                queues.setdefault(kind.queue, []).append(job)
+        return [self._ordered(jobs) for _, jobs in sorted(queues.items())]
+
+    def _ordered(self, jobs: list[JobView]) -> list[JobView]:
+        if not self._baseline.shortest_first:
+            return sorted(jobs, key=attrgetter("arrived_s", "job_id"))
+        able = [job for job in jobs if self._kind(job).stages]
+        return heapq.nsmallest(self._floor.n_idle, able, key=self._remaining)
 
     def _place(self, job: JobView, kind: _Kind) -> tuple[Group, str, int] | None:
         if not kind.loops:
