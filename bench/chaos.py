@@ -77,7 +77,7 @@ class Kill:
 
 @dataclass(frozen=True, kw_only=True)
 class Disturbed:
-    """What the killed node did. `left_bytes`: of the handoff store that nobody owned at its end."""
+    """What the killed node did. `left_bytes`: in the handoff store at its end over those at its beginning."""
 
     results: list[Result]
     kills: list[Kill]

@@ -76,7 +76,8 @@ def recovered(run: Disturbed, min_kills: int) -> Check:
 def nothing_left(run: Disturbed) -> Check:
     """No file in the store that nobody owns, and after the stop no process, folder or port."""
     problems = list(run.problems)
-    if run.left_bytes:
+    # fewer than before are no leak: the outputs of warm-ups, which are kept, may be of others afterwards
+    if run.left_bytes > 0:
         problems.insert(0, f"{run.left_bytes:.0f} bytes are left in the handoff store")
     text = "; ".join(problems) or "no handoff file, no process, no folder in shared memory, no open port"
     return Check(name="nothing left", passed=not problems, text=text)
