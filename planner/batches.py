@@ -29,7 +29,7 @@ class Batches:
     def __init__(self, board: Board) -> None:
         self._board = board
         self._open: dict[_Key, list[Start]] = {}
-        self._running: dict[tuple[str, str, Shape], list[Running]] | None = None
+        self._running: dict[tuple[str, str, Shape], list[tuple[Running, int]]] | None = None
         self._joined: dict[str, list[JobView]] = {}
         self._knees: dict[tuple[int, _Key], int] = {}
 
@@ -63,11 +63,14 @@ class Batches:
             stages = job.pending[: option.n_merged]
             if self._board.loop_of(job, stages) is None:
                 continue
-            for running in self._loops().get((job.model, job.batch_key, job.shape), ()):
+            knee = self.knee(job, stages, option.workers)
+            if knee < 2:
+                continue
+            for running, n_jobs in self._loops().get((job.model, job.batch_key, job.shape), ()):
                 if running.workers is not option.workers or running.worker in self._board.left:
                     continue
                 new = self._joined.get(running.worker, [])
-                if len(running.jobs) + len(new) + 1 > self.knee(job, stages, option.workers):
+                if n_jobs + len(new) + 1 > knee:
                     continue
                 if self._none_late_by_joining(job, running, new, is_lost):
                     self._joined[running.worker] = [*new, job]
@@ -145,19 +148,23 @@ class Batches:
                 return False
         return True
 
-    def _loops(self) -> dict[tuple[str, str, Shape], list[Running]]:
-        """Loops of degree 1 that have begun and make at least one more step, by who may join them."""
+    def _loops(self) -> dict[tuple[str, str, Shape], list[tuple[Running, int]]]:
+        """Loops of degree 1 that have begun and make at least one more step, by who may join them.
+
+        Each with how many jobs it has.
+        """
         if self._running is None:
             self._running = {}
             for running in self._board.running():
-                task, progress = running.task, running.progress
-                if not running.jobs or not running.jobs[0].batch_key or task.pausing or task.degree > 1:
+                task = running.task
+                if task.pausing or task.degree > 1 or not (jobs := running.jobs) or not jobs[0].batch_key:
                     continue
-                if self._board.loop_of(running.jobs[0], task.pending[:1]) is None:
+                if self._board.loop_of(jobs[0], task.pending[:1]) is None:
                     continue
+                progress = running.progress
                 if progress is not None and progress.boundary_s is not None:
-                    key = (task.model, running.jobs[0].batch_key, task.shape)
-                    self._running.setdefault(key, []).append(running)
+                    key = (task.model, jobs[0].batch_key, task.shape)
+                    self._running.setdefault(key, []).append((running, len(jobs)))
         return self._running
 
     def _key(self, job: JobView, stages: tuple[str, ...]) -> _Key:
