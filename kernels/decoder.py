@@ -8,8 +8,10 @@ calls are switched by themselves; its norm is a part of this.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
+import torch
 from diffusers import AutoencoderKL, AutoencoderKLQwenImage, AutoencoderKLWan
 from diffusers.models.attention_processor import Attention
 from diffusers.models.autoencoders import autoencoder_kl_qwenimage as qwen
@@ -20,11 +22,33 @@ from torch import nn
 
 from kernels import decoder_image as image
 from kernels import decoder_video as video
-from kernels.swaps import ChannelsLast, ClassSwap, Derived, Plan
+from kernels.by_shape import ByShape
+from kernels.swaps import ChannelsLast, ClassSwap, Derived, Plan, Switched
+from kernels.switch import Switch
 from kernels.upsample_conv import fold
 
 _VIDEO = (AutoencoderKLQwenImage, AutoencoderKLWan)
 _NORM, _NORM_SILU, _UPSAMPLE = "norm", "norm and SiLU", "upsampling and convolution"
+
+
+def attach(vae: Any, switch: Switch) -> Switched | ByShape:
+    """Switch the decoder of `vae` over. Says what was switched and why the rest was not; `detach` undoes it.
+
+    "triton" switches all that can be. "auto" on a GPU does so at the shapes at which the whole decoder was
+    measured to be faster; on a CPU it gives the form without Triton that was measured to be faster than
+    diffusers' on the model that ships inside, at every shape. Weights stay what they are, and other models of
+    the process as they are. To be attached once; a second time needs `detach` before.
+    """
+    if switch.mode == "torch":
+        return Switched(Plan([], {"": "kernels are off"}))
+    if switch.mode == "triton":
+        return Switched(plan(vae, on_cpu=False))
+    if switch.device.type == "cpu":
+        return Switched(plan(vae, on_cpu=True))
+    made = plan(vae, on_cpu=False)
+    if not made.parts:
+        return Switched(made)
+    return ByShape("decode", vae.decoder, made, switch, functools.partial(_decoded, vae.decoder))
 
 
 def plan(vae: Any, *, on_cpu: bool) -> Plan:
@@ -36,6 +60,11 @@ def plan(vae: Any, *, on_cpu: bool) -> Plan:
             return Plan([], {"decoder": "no form of a video decoder on a CPU was measured to be faster"})
         return _video_plan(vae.decoder)
     return Plan([], {"": f"no fused decoder for a {type(vae).__name__}"})
+
+
+def _decoded(decoder: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> functools.partial[torch.Tensor]:
+    # without what a video decoder remembers of earlier frames, which a second call would change
+    return functools.partial(decoder, args[0])
 
 
 def _image_plan(decoder: Any, *, on_cpu: bool) -> Plan:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
+import torch
 from diffusers import FluxTransformer2DModel, SD3Transformer2DModel
 from diffusers.models.attention import JointTransformerBlock
 from diffusers.models.normalization import (
@@ -20,6 +23,7 @@ from diffusers.models.transformers.transformer_flux import (
 )
 from torch import nn
 
+from kernels.by_shape import ByShape
 from kernels.denoiser_blocks import (
     FusedAdaNorm,
     FusedContinuousAdaNorm,
@@ -29,7 +33,8 @@ from kernels.denoiser_blocks import (
     FusedFluxSingleBlock,
     FusedJointBlock,
 )
-from kernels.swaps import ClassSwap, Plan
+from kernels.swaps import ClassSwap, Plan, Switched
+from kernels.switch import Switch
 
 _MODELS = (FluxTransformer2DModel, SD3Transformer2DModel)
 _FORMS: dict[Any, type[nn.Module]] = {
@@ -41,6 +46,22 @@ _FORMS: dict[Any, type[nn.Module]] = {
     FluxTransformerBlock: FusedFluxBlock,
     FluxSingleTransformerBlock: FusedFluxSingleBlock,
 }
+
+
+def attach(denoiser: Any, switch: Switch) -> Switched | ByShape:
+    """Switch the norms of `denoiser` over. Says what was switched and why the rest was not; `detach` undoes
+    it.
+
+    "triton" switches all that can be, "auto" does so at the shapes at which the whole network was measured to
+    be faster, and nothing on a CPU. Other models of the process stay as they are. To be attached once; a
+    second time needs `detach` before.
+    """
+    if not switch.is_on:
+        return Switched(Plan([], {"": "kernels are off"}))
+    made = plan(denoiser)
+    if switch.mode == "triton" or not made.parts:
+        return Switched(made)
+    return ByShape("denoiser norms", denoiser, made, switch, functools.partial(_repeated, denoiser))
 
 
 def plan(denoiser: Any) -> Plan:
@@ -63,6 +84,14 @@ def plan(denoiser: Any) -> Plan:
                 what = "norm with scale and shift" if hasattr(module, "linear") else "block with gates"
                 made.parts.append(ClassSwap(module, _FORMS[kind], what))
     return made
+
+
+def _repeated(denoiser: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[], torch.Tensor]:
+    def repeat() -> torch.Tensor:
+        made: torch.Tensor = denoiser(*args, **{**kwargs, "return_dict": False})[0]
+        return made
+
+    return repeat
 
 
 def _why_not(module: Any) -> str | None:

@@ -1,8 +1,8 @@
 """The small ops against float64: odd sizes, strides, single rows, large values, poisoned outputs.
 
 Tolerances, relative above 1 and absolute below: float32 differs from float64 by the rounding of sums of some
-thousand terms; float16 by the rounding of the result, half a unit in the last place; bfloat16 by a whole
-unit, because Triton's interpreter cuts there instead of rounding.
+thousand terms; float16 and bfloat16 by the rounding of the result, half a unit in the last place, and by
+that of the float32 before it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from kernels.qk_norm_rope import qk_norm_rope, qk_norm_rope_reference
 from kernels.rms_norm_silu import rms_norm_silu, rms_norm_silu_reference
 from kernels.upsample_conv import fold, upsample_conv, upsample_conv_reference
 
-TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 2**-7, torch.float16: 2**-11}
+TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 1.01 * 2**-8, torch.float16: 1.01 * 2**-11}
 
 
 class Draws:
