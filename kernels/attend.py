@@ -72,7 +72,9 @@ def _made(likeness: _Likeness | None) -> torch.Tensor | None:
         return None
     shape, strides, dtype, device = likeness
     tensor = torch.empty_strided(shape, strides, dtype=dtype, device=device)
-    return tensor.fill_(1) if dtype == torch.bool else tensor.normal_()
+    if dtype == torch.bool:
+        return tensor.fill_(1)
+    return tensor.normal_(generator=torch.Generator(device).manual_seed(0))
 
 
 def _variants(*like: _Likeness | None) -> Sequence[Variant]:

@@ -80,6 +80,7 @@ class Switch:
         self.chosen: dict[str, Choice] = dict(chosen or {})
         self.recorded: dict[str, Variants] = {}
         self._recording = False
+        self._asked: set[str] = set()
         self._counting = True
         self._counts: Counter[tuple[str, Path, str]] = Counter()
 
@@ -94,9 +95,12 @@ class Switch:
         `key` says all that the speed of a call depends on, and never the size of the batch. `variants`
         makes inputs like the call's and every way to run it; it is kept while recording.
         """
-        known = self.chosen.get(f"{op} {key}")
-        if known is None and self._recording:
-            self.recorded.setdefault(f"{op} {key}", variants)
+        key = f"{op} {key}"
+        known = self.chosen.get(key)
+        if self._recording:
+            self._asked.add(key)
+            if known is None:
+                self.recorded.setdefault(key, variants)
         if self.mode == "triton":
             known = Choice("triton", known.settings if known else ())
         path = known.path if known else "torch"
@@ -104,11 +108,12 @@ class Switch:
         return known or Choice("torch")
 
     @contextlib.contextmanager
-    def recording(self) -> Iterator[None]:
-        """Calls made inside, of which nothing was measured, are kept in `recorded`."""
+    def recording(self) -> Iterator[set[str]]:
+        """Calls made inside, of which nothing was measured, are kept in `recorded`. Yields all keys."""
+        self._asked = set()
         self._recording = True
         try:
-            yield
+            yield self._asked
         finally:
             self._recording = False
 

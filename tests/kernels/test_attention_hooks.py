@@ -76,8 +76,8 @@ networks of their namesakes. The VAEs of LTX and CogVideoX attend to nothing.
 
 def seen(name: str) -> dict[str, Any]:
     """What the tiny model `name` calls with everything attached, and how far its result is from torch's."""
-    from kernels.attention_hooks import attach_attention as attach
     from kernels.attention import Settings, kernel
+    from kernels.attention_hooks import attach_attention as attach
     from kernels.switch import Switch
     from tests.families.cases import holding
     from tests.families.tiny import TINY
@@ -225,8 +225,8 @@ def check_falls_back() -> None:
 def check_auto() -> None:
     """Torch where nothing was measured; while recording, calls are kept, and measured once asked for."""
     from kernels import tuning
-    from kernels.attention_hooks import attach_attention as attach
     from kernels.attention import Settings
+    from kernels.attention_hooks import attach_attention as attach
     from kernels.switch import Choice, Count, Switch
 
     model = tiny_flux()
