@@ -127,7 +127,7 @@ def image_decoders(device: str) -> None:
         with poisoned():
             made = vae.decode(latents).sample
         assert not torch.equal(made, plain)
-        # both are float32 (on a GPU with tf32 in convolutions); neither is the more exact one by much
+        # both are float32; neither is the more exact one by much
         ours, torchs = ((picture.double() - exact).abs().max() for picture in (made, plain))
         assert ours <= 4 * torchs + 1e-6, (ours, torchs)
         assert torch.equal(other.decode(latents).sample, plain)
@@ -161,7 +161,7 @@ def widened(device: str) -> None:
     vae.to(torch.float32)
     made = vae.decode(latents).sample
     attached.detach()
-    assert (made.double() - exact).abs().max() < (1e-5 if device == "cpu" else 1e-2)
+    assert (made.double() - exact).abs().max() < 1e-5
 
 
 @torch.inference_mode()
@@ -180,7 +180,7 @@ def video_decoders(device: str) -> None:
             made = vae.decode(latents).sample
         assert made.shape == plain.shape
         assert not torch.equal(made, plain)
-        assert (made - plain).abs().max() < (1e-5 if device == "cpu" else 1e-2)
+        assert (made - plain).abs().max() < 1e-5
         attached.detach()
         assert_restored(before, vae)
         assert torch.equal(vae.decode(latents).sample, plain)
@@ -213,17 +213,17 @@ def compiled_decoder(device: str) -> None:
     latents = Draws(device)(1, 4, 4, 4)
     decoder.attach(vae, on(device))
     expected = vae.decode(latents).sample
-    graph = torch.compile(vae.decoder, backend="aot_eager", fullgraph=True)
+    graph: Any = torch.compile(vae.decoder, backend="aot_eager", fullgraph=True)
     assert torch.equal(graph(latents), expected)
 
 
 def tiny_sd3(**config: Any) -> Any:
     torch.manual_seed(0)
     return SD3Transformer2DModel(
-        sample_size=16, patch_size=2, in_channels=4, num_layers=2, attention_head_dim=8,
+        sample_size=16, patch_size=2, in_channels=4, attention_head_dim=8,
         num_attention_heads=4, joint_attention_dim=32, caption_projection_dim=32,
         pooled_projection_dim=32, out_channels=4,
-        pos_embed_max_size=32, **config,
+        pos_embed_max_size=32, **{"num_layers": 2, **config},
     )  # fmt: skip
 
 
@@ -289,14 +289,14 @@ def compiled_denoiser(device: str) -> None:
     network, given = frozen(tiny_flux(), device), flux_inputs(Draws(device))
     denoiser.attach(network, on(device))
     expected = network(**given)[0]
-    graph = torch.compile(network, backend="aot_eager", fullgraph=True)
+    graph: Any = torch.compile(network, backend="aot_eager", fullgraph=True)
     assert torch.equal(graph(**given)[0], expected)
 
 
 @torch.inference_mode()
 def as_measured(device: str) -> None:
     """In "auto" torch's form where nothing was measured, then the faster one of the two at each size."""
-    vae, network = frozen(tiny_vae(), device), frozen(tiny_sd3(), device)
+    vae, network = frozen(tiny_vae(), device), frozen(tiny_sd3(num_layers=1), device)
     small, large, given = Draws(device)(1, 4, 4, 4), Draws(device)(1, 4, 9, 9), sd3_inputs(Draws(device))
     plain = [vae.decode(latents).sample for latents in (small, large)]
     plain_step, before = network(**given)[0], modules_of(vae)
