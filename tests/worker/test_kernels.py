@@ -62,7 +62,6 @@ def check_measured(folder: str) -> None:
         )
         found = msgspec.convert(driver.until(ProfileMeasured).profile, Measurements)
         # the transformer's call, and the decoder's, which another model had measured before
-        assert len(found.kernels) == 4, found.kernels
         assert set(found.kernels) >= {"attention float32 d8 q3 k3", "attention float32 d16 q4 k4"}
         assert found.kernels["attention float32 d16 q4 k4"] == ("torch", (16, 16, 4, 1))
         assert all(len(settings) in (0, 4, 7) for _, settings in found.kernels.values())
