@@ -66,9 +66,15 @@ def kernels_cpu(result: dict[str, Any]) -> str:
 _MET = {True: "met", False: "missed", None: "open"}
 
 
+_HEADERS = ("", "variant", "ms p50", "p20", "p80", "ratio", "roofline", "peak, MB", "how exact")
+
+
 def _section(rows: list[Row], base: str, ceilings: dict[str, float]) -> list[str]:
+    """Without the columns that nobody filled."""
     cells = [cell for row in rows for cell in _cells(row, base, ceilings)]
-    return table(("", "variant", "ms p50", "p20", "p80", "ratio", "roofline", "peak, MB", "how exact"), cells)
+    used = [number for number in range(len(_HEADERS)) if any(cell[number] for cell in cells)]
+    kept = [tuple(cell[number] for number in used) for cell in cells]
+    return table(tuple(_HEADERS[number] for number in used), kept)
 
 
 def _cells(row: Row, base: str, ceilings: dict[str, float]) -> list[tuple[str, ...]]:

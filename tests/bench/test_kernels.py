@@ -101,8 +101,8 @@ def test_rows_are_rendered(tmp_path: Path) -> None:
     file = tmp_path / "kernels.json"
     file.write_text(json.dumps(result), "utf-8")
     text = render.rendered(file)
-    assert "| Flux | kernel | 2e+03 | 2e+03 | 2e+03 | 2.00 | 0.50 |  | 0.001 apart |" in text
-    assert "| Flux | cudnn |  |  |  |  |  |  | no |" in text
+    assert "| Flux | kernel | 2e+03 | 2e+03 | 2e+03 | 2.00 | 0.50 | 0.001 apart |" in text
+    assert "| Flux | cudnn |  |  |  |  |  | no |" in text
     assert "3.00 TB/s copied, 800 TFLOP/s" in text
     assert "| attention is never slower than torch's default | met | 2.00 at worst (Flux), 1 rows |" in text
     assert "Measured on: device a GPU." in text
