@@ -21,8 +21,11 @@ from kernels.switch import Choice, Switch, Variant
 ROUNDS = 7
 """Timed runs of either; their median counts."""
 
-TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 4e-2}
-"""Of ||a - b|| / ||b||: enough to tell a wrong result from rounding, which the tests look at."""
+TOLERANCE = {torch.float32: 1e-2, torch.float16: 2e-2, torch.bfloat16: 4e-2}
+"""Of ||a - b|| / ||b||: enough to tell a wrong result from rounding, which the tests look at.
+
+float32 has room for what torch lets convolutions round to by default on a GPU, ten bits (tf32).
+"""
 
 
 @dataclasses.dataclass(slots=True, eq=False)

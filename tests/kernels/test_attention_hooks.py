@@ -256,6 +256,25 @@ def check_auto() -> None:
     assert not torch.equal(run(second), plain)
 
 
+def check_compiled() -> None:
+    """Dynamo traces an attached model as one graph, with the op in it, and that does the same."""
+    from kernels.attention_hooks import attach_attention as attach
+    from kernels.switch import Switch
+
+    model = tiny_flux()
+    attach(model, Switch("triton", torch.device("cpu")))
+    wanted = run(model)
+    graphs: list[str] = []
+
+    def backend(graph: Any, _inputs: Any) -> Any:
+        graphs.append(str(graph.graph))
+        return graph.forward
+
+    compiled: Any = torch.compile(model, backend=backend, fullgraph=True)
+    assert torch.equal(run(compiled), wanted)
+    assert [graph.count("torch.ops.triptych.attention") for graph in graphs] == [2]
+
+
 def tiny_flux() -> Any:
     from diffusers import FluxTransformer2DModel
 
@@ -289,7 +308,7 @@ def run(model: Any) -> torch.Tensor:
 
 
 def test_interpreted() -> None:
-    names = ("neighbours", "falls_back", "auto", "families")
+    names = ("neighbours", "falls_back", "auto", "compiled", "families")
     calls = "; ".join(f"check_{name}()" for name in names)
     run_interpreted(f"from tests.kernels.test_attention_hooks import *; {calls}")
 
