@@ -11,8 +11,10 @@ from dataclasses import dataclass
 
 import torch
 
+from kernels.switch import Switch
 from pipelines.catalogue import Model
 from wire.generation import Generation
+from worker.components import Components
 from worker.pictures import encode_picture
 from worker.resident import ResidentModel
 from worker.task_pipeline import run_whole
@@ -33,7 +35,10 @@ class PlainLoop:
     def __init__(self, name: str, model: Model, device: str, threads: int) -> None:
         """Loads every stage. Raises what `ResidentModel` raises."""
         torch.set_num_threads(threads)
-        self._resident = ResidentModel(name, model, torch.device(device))
+        chosen = torch.device(device)
+        # as the server's workers are told by default
+        components = Components(chosen, switch=Switch("auto", chosen))
+        self._resident = ResidentModel(name, model, chosen, components)
         self._resident.load(self._resident.stage_names)
         self.device_name = torch.cuda.get_device_name(device) if device.startswith("cuda") else "CPU"
 

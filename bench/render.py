@@ -15,6 +15,7 @@ from bench.checkpoints_table import checkpoints
 from bench.decisions_table import decisions
 from bench.gateway_cost_table import gateway_cost
 from bench.host_weights_table import host_weights
+from bench.kernels_table import kernels, kernels_cpu
 from bench.markdown import table as _table
 from bench.overhead_parts import LOOP_PARTS, PARTS
 from bench.parity_table import parity
@@ -97,6 +98,8 @@ _RENDERERS: dict[str, Callable[[dict[str, Any]], str]] = {
     "checkpoints": checkpoints,
     "decisions": decisions,
     "host_weights": host_weights,
+    "kernels": kernels,
+    "kernels_cpu": kernels_cpu,
     "overhead": overhead,
     "parity": parity,
     "policies": policies,

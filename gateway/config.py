@@ -24,6 +24,9 @@ Placement = Literal["auto", "colocated"] | dict[str, tuple[str, ...]]
 ProfileMode = Literal["auto", "off", "fresh"]
 """What stages cost: read from disk, else measured; neither, learnt from what runs; measured in any case."""
 
+KernelsMode = Literal["auto", "triton", "torch"]
+"""The fastest by measurement; Triton's wherever they take a call; torch's own, as diffusers comes."""
+
 PARTS = tuple(part.name for part in fields(Parts))
 """Parts of the planner that can be switched off."""
 
@@ -57,6 +60,9 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True):
     bound.
 
     `policy` decides, a name of `planner.policies`, with the parts of the planner but those of `planner_off`.
+
+    `kernels` is part of what a picture is: its bits are those of the whole pipeline run with the same
+    setting. "auto" takes of each call what was measured to be the fastest on that kind of device.
 
     What stages cost is measured once for each model and kind of device, in about `profile_bound_s`, and kept
     in the folder `profiles`, None for one below the user's cache folder.
@@ -94,6 +100,7 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True):
     decode_memory_bytes: int | None = None
     host_weights_bytes: int | None = None
     worker_memory_bytes: int | None = None
+    kernels: KernelsMode = "auto"
     profile: ProfileMode = "auto"
     profiles: Path | None = None
     profile_bound_s: float = 20.0

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from gateway.tasks import Task, view_of
 from planner.types import StageKey, WorkerView
-from wire.to_gateway import Heartbeat, Hello, Phase
+from wire.to_gateway import Heartbeat, Hello, KernelCalls, Phase
 
 
 class WorkerState(enum.StrEnum):
@@ -33,6 +33,7 @@ class Worker:
     they were sent, and some may be waiting for it. `finishing` are tasks, by id, whose device work is over
     and whose picture is still being encoded beside it. `kind`: of its device, by which costs are known, ""
     before its Hello. `unanswered`: so many times it was told to describe, to measure or to forget a model.
+    `kernels`: which way its calls went, as it last told.
     """
 
     worker_id: str
@@ -55,6 +56,7 @@ class Worker:
     condemned: bool = False
     n_exits: int = 0
     last_exit: str = ""
+    kernels: tuple[KernelCalls, ...] = ()
 
     @property
     def is_up(self) -> bool:
@@ -115,6 +117,7 @@ class Worker:
     def beat(self, heartbeat: Heartbeat, now_s: float) -> None:
         """A heartbeat shows the phase, and progress even if a message was late: another place than before."""
         self.phase, self.phase_since_s = heartbeat.phase, now_s - heartbeat.since_s
+        self.kernels = heartbeat.kernels
         place = (heartbeat.stage, heartbeat.step)
         task = next((task for task in self.batch if task.task_id == heartbeat.task_id), None)
         if task and place != task.beaten_at:
@@ -171,6 +174,7 @@ class Worker:
         self.resident_bytes = 0
         self.batch = []
         self.finishing.clear()
+        self.kernels = ()
         self.phase, self.phase_since_s = Phase.STARTING, now_s
         self.condemned = False
 

@@ -18,7 +18,10 @@ StagesByModel = dict[str, tuple[str, ...]]
 
 
 class GatewayReport(msgspec.Struct, frozen=True, kw_only=True):
-    """`not_ready` is what `/ready` says, None if it is; `draining`: it takes no new requests."""
+    """`not_ready` is what `/ready` says, None if it is; `draining`: it takes no new requests.
+
+    `kernels`: the setting that pictures are made with.
+    """
 
     version: str
     protocol: int
@@ -26,6 +29,7 @@ class GatewayReport(msgspec.Struct, frozen=True, kw_only=True):
     not_ready: str | None
     draining: bool
     open_requests: int
+    kernels: str
 
 
 class ModelReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,6 +64,19 @@ class TaskReport(msgspec.Struct, frozen=True, kw_only=True):
     degree: int
 
 
+class KernelReport(msgspec.Struct, frozen=True, kw_only=True):
+    """So many `calls` of `op` went to `path`, "triton" or "torch", since the worker's process began.
+
+    `reason`: why they fell back to torch, None for the kernel's and for torch's where that was measured
+    faster.
+    """
+
+    op: str
+    path: str
+    reason: str | None
+    calls: int
+
+
 class WorkerReport(msgspec.Struct, frozen=True, kw_only=True):
     """`since_unix_s`: of its state. What is of a process (`device_name` to `threads`) is None without one.
 
@@ -88,6 +105,7 @@ class WorkerReport(msgspec.Struct, frozen=True, kw_only=True):
     task: TaskReport | None
     joined: tuple[TaskReport, ...]
     finishing: tuple[TaskReport, ...]
+    kernels: tuple[KernelReport, ...]
 
 
 class WaitingReport(msgspec.Struct, frozen=True, kw_only=True):

@@ -19,6 +19,7 @@ from gateway.fleet_report import (
     EncodeCacheReport,
     FleetReport,
     GatewayReport,
+    KernelReport,
     ModelReport,
     PlacedReport,
     PlacementReport,
@@ -77,6 +78,7 @@ def fleet_report(engine: Engine, store_bytes: int) -> FleetReport:
             not_ready=engine.not_ready_reason(),
             draining=engine.desk.refusing is not None,
             open_requests=len(engine.book.open_requests),
+            kernels=engine.config.kernels,
         ),
         models=tuple(
             ModelReport(
@@ -131,6 +133,10 @@ def _worker(worker: Worker, engine: Engine, to_unix: ToUnix) -> WorkerReport:
         task=_task(worker.task, worker, engine, to_unix) if worker.task else None,
         joined=tuple(_task(task, worker, engine, to_unix) for task in worker.batch[1:]),
         finishing=tuple(_task(task, worker, engine, to_unix) for task in worker.finishing.values()),
+        kernels=tuple(
+            KernelReport(op=each.op, path=each.path, reason=each.reason or None, calls=each.calls)
+            for each in worker.kernels
+        ),
     )
 
 

@@ -97,6 +97,35 @@ class Workers(Collector):
         yield host
 
 
+class Kernels(Collector):
+    """Which way the workers' calls went, since each one's process began."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+
+    def collect(self) -> Iterator[Metric]:
+        calls = CounterMetricFamily(
+            "triptych_kernel_calls",
+            "Calls of ops for which there is a kernel, by the path that they took",
+            labels=["worker", "op", "path"],
+        )
+        fallbacks = CounterMetricFamily(
+            "triptych_kernel_fallbacks",
+            "Calls that went to torch without having been measured to be faster there, by reason",
+            labels=["worker", "op", "reason"],
+        )
+        for worker in self._fleet:
+            by_path: Counted[tuple[str, str]] = Counted()
+            for each in worker.kernels:
+                by_path[each.op, each.path] += each.calls
+                if each.reason:
+                    fallbacks.add_metric([worker.worker_id, each.op, each.reason], each.calls)
+            for (op, path), n in sorted(by_path.items()):
+                calls.add_metric([worker.worker_id, op, path], n)
+        yield calls
+        yield fallbacks
+
+
 class Model(Protocol):
     """A model that is served, on its way in or out, or failed."""
 

@@ -305,6 +305,7 @@ class Engine:
         log.info("%s is up: pid %d, %s, %d threads", worker_id, hello.pid, hello.device_name, hello.threads)
         self.accounts.worker_changed(worker, self.now_s())
         self.send(worker_id, Welcome(heartbeat_interval_s=self.config.heartbeat_interval_s))
+        self.roster.worker_greeted(worker)
         self._dirty.set()
 
     def _lost(self, worker: Worker, reason: str) -> None:

@@ -2,7 +2,8 @@
 
 Each model is measured once on one worker of each kind, unless its profile was kept by an earlier start. The
 worker is told before it is told to load anything of the model; the others go on. What cannot be measured is
-served without: the profile is then learnt from what runs.
+served without: the profile is then learnt from what runs. With what stages cost comes which way of a call is
+the fastest, and every worker of the kind is told that before it has tasks of requests.
 
               READING -- kept --> DONE
                  |
@@ -16,8 +17,9 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import msgspec
 
@@ -31,12 +33,15 @@ from pipelines.catalogue import Model, to_entry
 from planner.measurements import Measurements
 from wire.generation import Generation
 from wire.to_gateway import ProfileFailed, ProfileMeasured, ProfileProgress
-from wire.to_worker import MeasureProfile
+from wire.to_worker import MeasureProfile, UseKernels
 
 log = logging.getLogger(__name__)
 
 MAX_LOST = 2
 """Workers lost while they measure a model that end the attempt."""
+
+Chosen = dict[str, tuple[Literal["triton", "torch"], tuple[int, ...]]]
+"""How calls are made, as `Measurements.kernels`."""
 
 ProfileMessage = ProfileProgress | ProfileMeasured | ProfileFailed
 
@@ -73,6 +78,7 @@ class Measuring:
         planner: Planner,
         *,
         bound_s: float,
+        kernels: str,
         tiled: Callable[[Model, int, int], bool],
         send: Send,
         spawn: Callable[[Coroutine[None, None, None]], None],
@@ -83,6 +89,8 @@ class Measuring:
         self._fleet = fleet
         self._planner = planner
         self._bound_s = bound_s
+        self._kernels = kernels
+        self._chosen: dict[str, Chosen] = {}
         self._tiled = tiled
         self._send = send
         self._spawn = spawn
@@ -140,6 +148,11 @@ class Measuring:
                 self._done(pair)
                 _without(name, f"{pair.n_lost} workers were lost while they measured it")
 
+    def greeted(self, worker: Worker) -> None:
+        """A new process, which has to be told how to make its calls before it has any to make."""
+        if chosen := self._chosen.get(worker.kind):
+            self._send(worker.worker_id, UseKernels(chosen=dict(chosen)))
+
     def forget(self, name: str) -> None:
         """The model goes; should it come back, its profile is looked for again."""
         for pair in [pair for pair in self._pairs if pair[0] == name]:
@@ -155,13 +168,14 @@ class Measuring:
         return pair
 
     async def _read(self, name: str, kind: str, pair: _Pair) -> None:
-        pair.key = await asyncio.to_thread(key_of, name, pair.model, kind, pair.generations)
+        pair.key = await asyncio.to_thread(key_of, name, pair.model, kind, pair.generations, self._kernels)
         kept = None if self._mode == "fresh" else await asyncio.to_thread(self._folder.read, pair.key)
         if pair.step is Step.READING:
             pair.step = Step.WANTED if kept is None else Step.DONE
         if kept is not None and self._pairs.get((name, kind)) is pair:
             log.info("%s on %s: its profile is read from %s", name, kind, self._folder.path)
             self._planner.measured(kept)
+            self._learn(kind, kept.kernels)
         self._changed()
 
     def _order(self, name: str, kind: str, pair: _Pair) -> None:
@@ -208,8 +222,20 @@ class Measuring:
         for line in fits(found):
             log.info("%s on %s: %s", found.model, found.device, line)
         self._planner.measured(found)
+        self._learn(worker.kind, found.kernels)
         assert pair.key is not None
         self._spawn(self._write(pair.key, found))
+
+    def _learn(
+        self, kind: str, found: Mapping[str, tuple[Literal["triton", "torch"], tuple[int, ...]]]
+    ) -> None:
+        """Tell every worker of the kind what is new. What was chosen stays: another choice has other bits."""
+        chosen = self._chosen.setdefault(kind, {})
+        new = {key: choice for key, choice in found.items() if key not in chosen}
+        chosen |= new
+        for worker in self._fleet.up():
+            if new and worker.kind == kind:
+                self._send(worker.worker_id, UseKernels(chosen=new))
 
     async def _write(self, key: Key, found: Measurements) -> None:
         if (file := await asyncio.to_thread(self._folder.write, key, found)) is not None:

@@ -26,6 +26,7 @@ from gateway.gauges import (
     Expected,
     Handoffs,
     JournalLines,
+    Kernels,
     Lines,
     Model,
     Models,
@@ -158,6 +159,7 @@ class Metrics:
         for collector in (
             Queue(fleet, book),
             Workers(fleet),
+            Kernels(fleet),
             Models(models),
             Expected(planner),
             Encodes(encodes),

@@ -33,6 +33,7 @@ _FLAGS = (
     "threads",
     "profiles",
     "profile_bound_s",
+    "kernels",
     "decode_memory_bytes",
     "worker_memory_bytes",
     "host_weights_bytes",

@@ -41,7 +41,7 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
 
     `versions`: of the libraries and of this project. `entry`: the model in the catalogue. `files`: name, size
     and time of change of each of its files, none for a model of the hub, whose name says its version.
-    `generations`: what is measured.
+    `generations`: what is measured, with which `kernels`.
     """
 
     model: str
@@ -50,6 +50,7 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     entry: dict[str, Any]
     files: tuple[tuple[str, int, int], ...]
     generations: tuple[Generation, ...]
+    kernels: str
     format: int = FORMAT
 
     @property
@@ -69,7 +70,7 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     measurements: Measurements
 
 
-def key_of(name: str, model: Model, device: str, generations: tuple[Generation, ...]) -> Key:
+def key_of(name: str, model: Model, device: str, generations: tuple[Generation, ...], kernels: str) -> Key:
     """Looks at the model's files."""
     return Key(
         model=name,
@@ -78,6 +79,7 @@ def key_of(name: str, model: Model, device: str, generations: tuple[Generation, 
         entry=to_entry(model),
         files=_files(Path(model.source)),
         generations=generations,
+        kernels=kernels,
     )
 
 

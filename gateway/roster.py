@@ -80,6 +80,7 @@ class Roster:
             around.fleet,
             around.planner,
             bound_s=around.config.profile_bound_s,
+            kernels=around.config.kernels,
             tiled=functools.partial(decodes_in_tiles, around.config),
             send=around.send,
             spawn=around.spawn,
@@ -209,6 +210,10 @@ class Roster:
                 self._measuring.heard(worker, message)
             else:
                 self._arrivals.heard(served, worker, message)
+
+    def worker_greeted(self, worker: Worker) -> None:
+        """A new process of it is up."""
+        self._measuring.greeted(worker)
 
     def worker_lost(self, worker: Worker, reason: str) -> None:
         """Its process is gone; `worker` is still as it was."""

@@ -246,6 +246,7 @@ def _real_command(config: GatewayConfig) -> MakeCommand:
             host_weights=runtime.weights if host_bytes else None,
             host_weights_bytes=host_bytes,
             memory_bytes=config.worker_memory_bytes,
+            kernels=config.kernels,
         )
 
     return make

@@ -114,6 +114,12 @@ SETTINGS: tuple[Setting, ...] = (
         "worker_memory_bytes", "N", "bound of the weights that a worker holds, on a GPU of all it allocates"
     ),
     Setting(
+        "kernels",
+        "HOW",
+        "auto: of each call the fastest by the profile; triton: Triton's wherever they take it; torch:"
+        " as diffusers comes",
+    ),
+    Setting(
         "profile",
         "HOW",
         "what stages cost: auto, read or else measured at start; off, learnt while serving; fresh, measured",
@@ -209,9 +215,19 @@ def settle(flags: Mapping[str, Any], environment: Mapping[str, str], *, file: st
     values = {name: values[name] for name in _BY_NAME}
     sources = {name: given.source for name, given in merged.items()}
     try:
-        return Effective(_config(values), values, sources)
+        config = _config(values)
+        check_kernels(config, environment)
+        return Effective(config, values, sources)
     except ConfigRefused as refused:
         raise refused.by(sources) from None
+
+
+def check_kernels(config: GatewayConfig, environment: Mapping[str, str]) -> None:
+    """Raises `ConfigRefused` if workers are to use Triton where there is none."""
+    on_cpu = [worker.worker_id for worker in config.workers if worker.device == "cpu"]
+    if config.kernels == "triton" and on_cpu and environment.get("TRITON_INTERPRET") != "1":
+        where = ", ".join(on_cpu)
+        raise ConfigRefused("kernels", f"triton needs a GPU, and {where} has none; auto is torch's there")
 
 
 def _config(values: dict[str, Any]) -> GatewayConfig:

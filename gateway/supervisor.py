@@ -47,11 +47,12 @@ def worker_command(
     host_weights: Path | None = None,
     host_weights_bytes: int = 0,
     memory_bytes: int | None = None,
+    kernels: str = "auto",
 ) -> Command:
     """How a real worker is started. A GPU worker sees its GPU only, as cuda:0.
 
     `host_weights`: where weights are kept for all workers, None for nowhere. `memory_bytes`: bound of the
-    weights of one, None for none.
+    weights of one, None for none. `kernels`: as in `GatewayConfig`.
     """
     weights: tuple[str, ...] = ()
     if host_weights is not None:
@@ -68,6 +69,7 @@ def worker_command(
             *("--endpoint", endpoint),
             *("--handoff", str(handoff)),
             *("--capacity-bytes", str(capacity_bytes)),
+            *("--kernels", kernels),
             *weights,
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from planner.types import Shape
 
@@ -28,7 +29,8 @@ class Measurements:
     """Everything known of `model` on devices of the kind `device`. What is missing was not measured.
 
     `weight_bytes` of each stage's parts on a worker and `load_s` to load them; `resume_s` is what going on
-    from a checkpoint costs over going on at once.
+    from a checkpoint costs over going on at once. `kernels`: by what a call's speed depends on, the faster
+    path and the kernel's settings (`kernels.switch.Choice`).
     """
 
     device: str
@@ -37,3 +39,4 @@ class Measurements:
     weight_bytes: Mapping[str, int] = field(default_factory=dict)
     load_s: Mapping[str, float] = field(default_factory=dict)
     resume_s: float | None = None
+    kernels: Mapping[str, tuple[Literal["triton", "torch"], tuple[int, ...]]] = field(default_factory=dict)

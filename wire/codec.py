@@ -15,7 +15,7 @@ from wire.errors import MessageRefused
 from wire.to_gateway import ToGateway
 from wire.to_worker import ToWorker
 
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 
 

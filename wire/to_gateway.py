@@ -72,7 +72,10 @@ class ProfileProgress(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class ProfileMeasured(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """What the stages cost, in builtin types (`planner.measurements.Measurements`, `device` still empty)."""
+    """What the stages cost, in builtin types (`planner.measurements.Measurements`, `device` still empty).
+
+    Among it, which way of a call was the fastest, for `UseKernels`.
+    """
 
     model: str
     profile: dict[str, Any]
@@ -210,6 +213,18 @@ class TaskPaused(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     exactness: Exactness = Exactness.BITWISE
 
 
+class KernelCalls(msgspec.Struct, frozen=True, kw_only=True):
+    """So many calls of `op` went to `path`, "triton" or "torch", since the worker's process began.
+
+    `reason`: why they fell back to torch, "" for the kernel's and for torch's where that was measured faster.
+    """
+
+    op: str
+    path: str
+    reason: str
+    calls: int
+
+
 class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Sent at an interval by the thread that owns the socket, whatever the device thread does."""
 
@@ -218,6 +233,7 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     task_id: str | None = None
     stage: str | None = None
     step: int = 0
+    kernels: tuple[KernelCalls, ...] = ()
 
 
 class Goodbye(msgspec.Struct, frozen=True, kw_only=True, tag=True):

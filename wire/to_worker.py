@@ -6,7 +6,7 @@ terminal message each (see `wire.to_gateway`); the others are not answered, or o
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -37,7 +37,8 @@ class MeasureProfile(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Find out what the stages of a model cost on this device, in about `bound_s` beside what loads take.
 
     At every one of `generations`, of which the first is the usual one, as far as the time allows; with
-    `batches` of jobs too. Nothing of it stays resident.
+    `batches` of jobs too. Nothing of it stays resident. Where kernels are chosen by measurement, that comes
+    first, stage by stage, in about `bound_s` as well.
     """
 
     model: str
@@ -45,6 +46,16 @@ class MeasureProfile(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     generations: tuple[Generation, ...]
     batches: tuple[int, ...]
     bound_s: float
+
+
+class UseKernels(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """From now on these ways of calls, beside those that it was told before, which stay.
+
+    As `planner.measurements.Measurements.kernels` has them. Not answered; sent before the tasks that it is
+    for.
+    """
+
+    chosen: dict[str, tuple[Literal["triton", "torch"], tuple[int, ...]]]
 
 
 class LoadStages(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -120,6 +131,7 @@ ToWorker = (
     | Refused
     | Describe
     | MeasureProfile
+    | UseKernels
     | LoadStages
     | EvictStages
     | ForgetModel

@@ -36,6 +36,7 @@ def _parse(argv: list[str] | None) -> WorkerConfig:
     parser.add_argument("--host-weights", type=Path, help="folder of the node's host copies (default: none)")
     parser.add_argument("--host-weights-bytes", type=int, default=0, help="bound of the host copies")
     parser.add_argument("--memory-bytes", type=int, help="bound of the weights held (default: none)")
+    parser.add_argument("--kernels", choices=("auto", "triton", "torch"), default="torch")
     return WorkerConfig(**vars(parser.parse_args(argv)))
 
 
@@ -44,13 +45,14 @@ def main(argv: list[str] | None = None) -> int:
     die_with_parent()
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     # importing torch takes seconds, in which the parent may already end
+    from kernels.switch import KernelsUnavailable
     from worker.process import Rejected, serve
 
     # Ctrl-C reaches the whole process group; the gateway decides when its workers stop
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         asyncio.run(serve(config))
-    except (Rejected, TimeoutError) as error:
+    except (Rejected, TimeoutError, KernelsUnavailable) as error:
         print(f"worker {config.worker_id}: {error or 'the gateway did not answer'}", file=sys.stderr)
         return 1
     return 0

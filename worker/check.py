@@ -29,6 +29,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--catalogue", type=Path, action="append", default=[], help="a further catalogue file"
     )
+    parser.add_argument(
+        "--kernels",
+        choices=("auto", "triton", "torch"),
+        default="auto",
+        help="what pictures are made with (auto: of each call the fastest by the profile)",
+    )
     parser.add_argument("--device", help="cpu or cuda:N (default: the first GPU, else the CPU)")
     arguments = parser.parse_args(argv)
     try:
@@ -41,6 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     import diffusers
     import torch
 
+    from kernels.switch import KernelsUnavailable, Switch
     from worker.self_check import check_model
 
     # it logs a traceback for each block that an error passes, and the report has the error
@@ -50,7 +57,12 @@ def main(argv: list[str] | None = None) -> int:
     except RuntimeError:
         print(f"models check: there is no device {arguments.device!r}", file=sys.stderr)
         return 1
-    if not check_model(arguments.model, model, device, _say):
+    try:
+        switch = Switch(arguments.kernels, device)
+    except KernelsUnavailable as error:
+        print(f"models check: {error}", file=sys.stderr)
+        return 1
+    if not check_model(arguments.model, model, device, _say, switch):
         print(f"models check: {arguments.model} cannot be served", file=sys.stderr)
         return 1
     print(f"{arguments.model} can be served")

@@ -6,9 +6,9 @@ import collections
 import threading
 from collections.abc import Callable
 
-from wire.to_worker import Describe, EvictStages, ForgetModel, LoadStages, MeasureProfile, RunTask
+from wire.to_worker import Describe, EvictStages, ForgetModel, LoadStages, MeasureProfile, RunTask, UseKernels
 
-Command = Describe | MeasureProfile | LoadStages | EvictStages | ForgetModel | RunTask
+Command = Describe | MeasureProfile | UseKernels | LoadStages | EvictStages | ForgetModel | RunTask
 
 
 class CommandQueue:

@@ -16,6 +16,8 @@ from typing import Any
 import msgspec
 import torch
 
+from kernels.attach import attach
+from kernels.switch import Switch
 from pipelines.catalogue import Model
 from worker.component_source import name_of, place_of
 from worker.errors import HostFolderFull, LoadRefused
@@ -49,9 +51,15 @@ class Components:
     """
 
     def __init__(
-        self, device: torch.device, host: HostFolder | None = None, memory_bytes: int | None = None
+        self,
+        device: torch.device,
+        host: HostFolder | None = None,
+        memory_bytes: int | None = None,
+        switch: Switch | None = None,
     ) -> None:
+        """`switch`: of the kernels, which every part is attached to as it is loaded; None for torch's own."""
         self.sources = HostSources(host)
+        self.switch = Switch("torch", device) if switch is None else switch
         self._device = device
         self._host = host
         self._memory_bytes = memory_bytes
@@ -109,6 +117,7 @@ class Components:
                 weakref.finalize(module, part.held.close)
             else:
                 part.held.close()
+        attach(module, self.switch)
         # files that had to be fetched have a name only now
         name = name or self._name(spec, dtype)
         if name is None:

@@ -16,6 +16,7 @@ from dataclasses import replace
 import msgspec
 import torch
 
+from kernels.switch import Choice
 from pipelines.catalogue import from_entry
 from pipelines.derive import derive
 from pipelines.errors import PipelineError
@@ -33,7 +34,7 @@ from wire.to_gateway import (
     StagesEvicted,
     StagesLoaded,
 )
-from wire.to_worker import Describe, EvictStages, ForgetModel, LoadStages, MeasureProfile, RunTask
+from wire.to_worker import Describe, EvictStages, ForgetModel, LoadStages, MeasureProfile, RunTask, UseKernels
 from worker.batch import Batch
 from worker.commands import Command, CommandQueue
 from worker.components import Components
@@ -99,6 +100,8 @@ class DeviceLoop:
                     self._describe(command)
                 case MeasureProfile():
                     self._measure(command)
+                case UseKernels():
+                    self._use(command)
                 case LoadStages():
                     self._load(command)
                 case EvictStages():
@@ -150,6 +153,11 @@ class DeviceLoop:
             self._emit(ProfileFailed(model=command.model, reason=words))
         else:
             self._emit(ProfileMeasured(model=command.model, profile=msgspec.to_builtins(measured)))
+
+    def _use(self, command: UseKernels) -> None:
+        self._components.switch.use(
+            {key: Choice(path, settings) for key, (path, settings) in command.chosen.items()}
+        )
 
     def _load(self, command: LoadStages) -> None:
         started_s = time.monotonic()

@@ -16,12 +16,13 @@ from pathlib import Path
 
 import torch
 
+from kernels.switch import Switch
 from wire.codec import PROTOCOL_VERSION
 from wire.errors import MessageRefused
 from wire.handoff import HandoffStore
 from wire.runtime import node_name
 from wire.sockets import WorkerSocket
-from wire.to_gateway import Goodbye, Heartbeat, Hello, ToGateway
+from wire.to_gateway import Goodbye, Heartbeat, Hello, KernelCalls, ToGateway
 from wire.to_worker import CancelTask, PauseTask, Refused, Stop, Welcome
 from worker.components import Components
 from worker.config import WorkerConfig
@@ -36,12 +37,16 @@ class Rejected(Exception):
 
 
 async def serve(config: WorkerConfig) -> None:
-    """Serve until the gateway says stop. Raises `Rejected`, or `TimeoutError` if no gateway answers.
+    """Serve until the gateway says stop. Raises `Rejected`, or `TimeoutError` if no gateway answers, or
+    `KernelsUnavailable` if the kernels that it is told to use cannot run on its device.
 
     Cancellation stops the device at its next step boundary and closes the socket.
     """
     torch.set_num_threads(config.threads)
     device = torch.device(config.device)
+    switch = Switch(config.kernels, device)
+    if config.kernels == "auto" and not switch.can_run:
+        print("kernels: auto on a CPU is torch's attention and the decoders' CPU form", flush=True)
     store = HandoffStore(config.handoff, node=node_name(), capacity_bytes=config.capacity_bytes)
     loop = asyncio.get_running_loop()
     outbox: asyncio.Queue[ToGateway] = asyncio.Queue()
@@ -53,7 +58,7 @@ async def serve(config: WorkerConfig) -> None:
 
     folder = config.host_weights
     host = None if folder is None else HostFolder(folder, config.host_weights_bytes)
-    device_loop = DeviceLoop(device, store, emit, Components(device, host, config.memory_bytes))
+    device_loop = DeviceLoop(device, store, emit, Components(device, host, config.memory_bytes, switch))
     with WorkerSocket(config.endpoint, worker=config.worker_id) as link:
         await link.send(_hello(config, device.type))
         interval_s = await _welcome(link)
@@ -61,7 +66,7 @@ async def serve(config: WorkerConfig) -> None:
         thread.start()
         try:
             sender = asyncio.create_task(_send(link, outbox))
-            heart = asyncio.create_task(_beat(device_loop, outbox, interval_s))
+            heart = asyncio.create_task(_beat(device_loop, switch, outbox, interval_s))
             await _receive(link, device_loop)
         finally:
             device_loop.stop()
@@ -146,7 +151,9 @@ async def _send(link: WorkerSocket, outbox: asyncio.Queue[ToGateway]) -> None:
         await link.send(await outbox.get())
 
 
-async def _beat(device_loop: DeviceLoop, outbox: asyncio.Queue[ToGateway], interval_s: float) -> None:
+async def _beat(
+    device_loop: DeviceLoop, switch: Switch, outbox: asyncio.Queue[ToGateway], interval_s: float
+) -> None:
     while True:
         doing = device_loop.doing
         outbox.put_nowait(
@@ -156,6 +163,7 @@ async def _beat(device_loop: DeviceLoop, outbox: asyncio.Queue[ToGateway], inter
                 task_id=doing.task_id,
                 stage=doing.stage,
                 step=doing.step,
+                kernels=tuple(KernelCalls(**count._asdict()) for count in switch.counts()),
             )
         )
         await asyncio.sleep(interval_s)

@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 import msgspec
 import torch
 
+from kernels.switch import Choice
+from kernels.tuning import tune
 from pipelines.catalogue import Model
 from pipelines.families import is_guided
 from planner.measurements import Measurement, Measurements
@@ -90,6 +92,8 @@ class Profiler:
         self._usual_steps = model.default_steps
         self._until_s = 0.0
         self._last_refusal = ""
+        self._switch = components.switch
+        self._kernels: dict[str, Choice] = {}
 
     def measure(
         self, generations: Sequence[Generation], batches: Sequence[int], bound_s: float
@@ -110,6 +114,7 @@ class Profiler:
             weight_bytes[stage] = resident.resident_bytes
             is_loop = stage == graph.loop_stage
             share = LOOP_SHARE if is_loop else (1 - LOOP_SHARE) / max(1, len(graph.names) - 1)
+            self._tune(stage, cases, share * bound_s, is_loop=is_loop)
             self._until_s = time.perf_counter() + share * bound_s
             cases = self._ran(stage, cases, is_loop=is_loop)
             if is_loop:
@@ -133,6 +138,7 @@ class Profiler:
             weight_bytes=weight_bytes,
             load_s=load_s,
             resume_s=resume_s,
+            kernels={key: (each.path, each.settings) for key, each in self._kernels.items()},
         )
 
     def _case(self, generation: Generation) -> _Case:
@@ -146,6 +152,22 @@ class Profiler:
         took_s = time.perf_counter() - began_s
         self._say(f"{stage}: {self._resident.resident_bytes / 2**20:.0f} MiB, loaded in {took_s:.2f} s")
         return took_s
+
+    def _tune(self, stage: str, cases: list[_Case], bound_s: float, *, is_loop: bool) -> None:
+        """Find the fastest way of the calls that these make; they are run once, to see what calls there
+        are."""
+        if not self._switch.is_on:
+            return
+        with self._switch.recording() as asked:
+            for case in cases:
+                try:
+                    self._run(stage, case, is_loop, PEAK_STEPS)
+                except Exception as error:  # as in `_ran`, which will say it
+                    give_back(self._device, error)
+        tune(self._switch, bound_s, self._say)
+        # with what was known before, so that a later start has the same choices from this profile alone
+        self._kernels |= {key: each for key, each in self._switch.chosen.items() if key in asked}
+        give_back(self._device)
 
     def _ran(self, stage: str, cases: list[_Case], *, is_loop: bool) -> list[_Case]:
         """Those of `cases` that went well and in time, each with a peak and one timed run."""

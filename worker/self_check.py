@@ -16,12 +16,14 @@ import numpy as np
 import torch
 from PIL import Image
 
+from kernels.switch import Switch
 from pipelines.catalogue import Model
 from pipelines.errors import PipelineError
 from pipelines.families import check_fields
 from wire.generation import Adapter, Generation
 from wire.handle import Handle
 from worker.checkpoint import Checkpoint
+from worker.components import Components
 from worker.errors import WorkerError
 from worker.loop_tap import Capture
 from worker.packing import Payload, pack, unpack
@@ -54,8 +56,11 @@ class _Left(BaseException):
         self.checkpoint = checkpoint
 
 
-def check_model(name: str, model: Model, device: torch.device, say: Say) -> bool:
-    """Tells each step to `say`. Returns whether all went well. No fault of the model is raised."""
+def check_model(
+    name: str, model: Model, device: torch.device, say: Say, switch: Switch | None = None
+) -> bool:
+    """Tells each step to `say`. `switch`: of the kernels that it is made with, torch's own where None.
+    Returns whether all went well. No fault of the model is raised."""
     failures: list[str] = []
 
     def tell(step: str, failure: str | None, note: str) -> None:
@@ -63,9 +68,12 @@ def check_model(name: str, model: Model, device: torch.device, say: Say) -> bool
             failures.append(failure)
         say(step, failure, note)
 
-    wholes = _run_whole(name, model, device, tell)
+    def resident() -> ResidentModel:
+        return ResidentModel(name, model, device, Components(device, switch=switch))
+
+    wholes = _run_whole(model, resident, tell)
     if not failures:
-        _run_in_pieces(name, model, device, wholes, tell)
+        _run_in_pieces(device, resident, wholes, tell)
     return not failures
 
 
@@ -167,12 +175,12 @@ class _Route:
             raise _Left(capture())
 
 
-def _run_whole(name: str, model: Model, device: torch.device, say: Say) -> dict[str, _Whole]:
+def _run_whole(model: Model, make: Callable[[], ResidentModel], say: Say) -> dict[str, _Whole]:
     """Each request by its label, as far as they go well."""
     wholes: dict[str, _Whole] = {}
     step, place, started_s = "derive", "", time.monotonic()
     try:
-        resident = ResidentModel(name, model, device)
+        resident = make()
         for workflow, graph in resident.graphs.items():
             say(step, None, f"{workflow}: {' > '.join(graph.names)}")
         step, started_s = "load", time.monotonic()
@@ -196,7 +204,7 @@ def _run_whole(name: str, model: Model, device: torch.device, say: Say) -> dict[
 
 
 def _run_in_pieces(
-    name: str, model: Model, device: torch.device, wholes: dict[str, _Whole], say: Say
+    device: torch.device, make: Callable[[], ResidentModel], wholes: dict[str, _Whole], say: Say
 ) -> None:
     routes = [
         _Route(label, whole, leaves=leaves) for label, whole in wholes.items() for leaves in (False, True)
@@ -207,7 +215,7 @@ def _run_in_pieces(
         stage = min(waiting, key=order.index)
         _drop_weights(device)
         try:
-            resident = ResidentModel(name, model, device)
+            resident = make()
             resident.load((stage,))
         except (PipelineError, WorkerError, torch.OutOfMemoryError) as error:
             say(f"load {stage}", one_line(error), "")

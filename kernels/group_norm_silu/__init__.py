@@ -1,4 +1,4 @@
-"""Group normalisation followed by SiLU on channels-last pictures, the pair that fills a VAE decoder.
+"""Group normalisation, with SiLU behind it or not, on channels-last pictures: what fills a VAE decoder.
 
 Source: FLUX.2 decode figures of SGLang (pull request 33451), where this pair took 46 % of a decode.
 """

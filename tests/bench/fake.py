@@ -59,7 +59,9 @@ def _measurement(stage: str, side_px: int, peak_bytes: int) -> Measurement:
 
 def keep_profile(folder: Path) -> None:
     """As a node leaves it that measured the model."""
-    key = Key(model="triptych-emoji", device="cpu", versions={}, entry={}, files=(), generations=())
+    key = Key(
+        model="triptych-emoji", device="cpu", versions={}, entry={}, files=(), generations=(), kernels="auto"
+    )
     assert ProfileFolder(folder).write(key, measurements(peaks={"decode": (10, 40)})) is not None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import pytest
@@ -13,11 +14,14 @@ from gateway.profiles import Kept
 from gateway.terms import Terms
 from planner.profile import Profile
 from planner.types import ModelView, Shape
+from tests.gateway import scripted
 from tests.gateway.conftest import MODEL, OTHER, Bench, Start, until
 from tests.gateway.test_models import loaded, unload
 from tests.gateway.toy import STAGES
 from wire.to_gateway import StagesLoaded
-from wire.to_worker import LoadStages, MeasureProfile, RunTask
+from wire.to_worker import LoadStages, MeasureProfile, RunTask, UseKernels
+
+Choice = tuple[Literal["triton", "torch"], tuple[int, ...]]
 
 KIND = "scripted, threads 1"
 SHAPE = Shape(128, 128)
@@ -95,6 +99,45 @@ async def test_the_next_start_reads_it(start: Start, tmp_path: Path) -> None:
     assert not orders(again)
     assert profile(again).measurements == profile(first).measurements
     assert view(again).load_s.keys() == set(STAGES)
+
+
+def told(bench: Bench) -> dict[str, list[dict[str, Choice]]]:
+    """What each worker was told of kernels."""
+    return {
+        worker: [message.chosen for message in heard if isinstance(message, UseKernels)]
+        for worker, heard in bench.fleet.heard.items()
+    }
+
+
+async def test_every_worker_is_told_the_fastest_way_of_calls_before_it_has_requests(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen: dict[str, Choice] = {"attention d64": ("triton", (128, 64)), "decode": ("torch", ())}
+    monkeypatch.setattr(scripted, "KERNELS", chosen)
+    bench = await start(profile="auto")
+    assert list(told(bench).values()) == [[chosen], [chosen]]
+    # a process that is started anew has to be told again, before anything else that it is told to do
+    worker = bench.engine.fleet["cpu-0"]
+    bench.engine.kill(worker, "for the test")
+    await until(lambda: worker.n_exits == 1 and worker.is_up and told(bench)["cpu-0"][1:])
+    assert told(bench)["cpu-0"] == [chosen, chosen]
+    await until(lambda: files(tmp_path))
+    # the next start reads it, and another model's measurement changes nothing that was chosen
+    monkeypatch.setattr(scripted, "KERNELS", {"attention d64": ("torch", ()), "norm": ("triton", ())})
+    bench.fleet.heard.clear()
+    again = await start(profile="auto", name="again")
+    assert list(told(again).values()) == [[chosen], [chosen]]
+    await loaded(again)
+    await until(lambda: all(len(each) == 2 for each in told(again).values()))
+    assert [each[1] for each in told(again).values()] == [{"norm": ("triton", ())}] * 2
+
+
+async def test_pictures_made_with_other_kernels_have_another_profile(start: Start, tmp_path: Path) -> None:
+    await start(profile="auto")
+    await until(lambda: files(tmp_path))
+    other = await start(profile="auto", name="again", kernels="torch")
+    assert len(orders(other)) == 1
+    await until(lambda: len(files(tmp_path)) == 2)
 
 
 @pytest.mark.parametrize("damage", ["cut", "foreign", "edited", "another_model"])

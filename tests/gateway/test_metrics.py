@@ -11,12 +11,13 @@ import pytest
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.parser import text_string_to_metric_families
 
+from gateway.fleet_view import fleet_report
 from gateway.loop_lag import sample_lag
 from gateway.metrics import Metrics
 from gateway.version import VERSION
 from tests.gateway.conftest import OTHER, Bench, Start, until
 from tests.gateway.toy import NODE
-from wire.to_gateway import StagesLoaded
+from wire.to_gateway import Heartbeat, KernelCalls, Phase, StagesLoaded
 
 TABLE = Path(__file__).resolve().parents[2] / "docs" / "metrics.md"
 SPLIT = {"cpu-0": ("text_encoder", "decode"), "cpu-1": ("denoise",)}
@@ -199,6 +200,32 @@ async def test_a_worker_that_is_killed(start: Start) -> None:
     assert seen.value("triptych_worker_kills_total", worker=lost.worker_id) == 1
     assert seen.value("triptych_worker_restarts_total", worker=lost.worker_id) == 1
     assert lost.last_exit == "killed by SIGKILL"
+
+
+async def test_which_way_the_calls_of_a_worker_went(start: Start) -> None:
+    bench = await start()
+    worker = bench.engine.fleet["cpu-1"]
+    calls = (
+        KernelCalls(op="attention", path="torch", reason="", calls=2),
+        KernelCalls(op="attention", path="torch", reason="head size", calls=3),
+        KernelCalls(op="attention", path="triton", reason="", calls=7),
+    )
+    worker.beat(Heartbeat(phase=Phase.IDLE, since_s=0.0, kernels=calls), bench.engine.now_s())
+    # at once: the scripted worker's own heartbeat would say otherwise
+    seen = Read(bench.engine.metrics.render(0).decode())
+    report = fleet_report(bench.engine, 0)
+    where = {"worker": "cpu-1", "op": "attention"}
+    assert seen.value("triptych_kernel_calls_total", **where, path="triton") == 7
+    assert seen.value("triptych_kernel_calls_total", **where, path="torch") == 5
+    assert seen.value("triptych_kernel_fallbacks_total", **where, reason="head size") == 3
+    assert not seen.has("triptych_kernel_calls_total", worker="cpu-0")
+    assert not seen.has("triptych_kernel_fallbacks_total", reason="")
+    assert report.gateway.kernels == "auto"
+    assert [(each.path, each.reason, each.calls) for each in report.workers[1].kernels] == [
+        ("torch", None, 2),
+        ("torch", "head size", 3),
+        ("triton", None, 7),
+    ]
 
 
 async def test_what_was_loaded_and_from_where(start: Start, caplog: pytest.LogCaptureFixture) -> None:

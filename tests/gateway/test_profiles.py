@@ -36,7 +36,7 @@ def not_tiled(width_px: int, height_px: int) -> bool:
 
 
 def a_key(model: Model = MODEL, device: str = "cpu, threads 1") -> Key:
-    return key_of("toy", model, device, generations_to_measure(model, tiled=not_tiled))
+    return key_of("toy", model, device, generations_to_measure(model, tiled=not_tiled), "auto")
 
 
 @pytest.fixture
@@ -56,9 +56,8 @@ def test_the_same_of_everything_has_the_same_file(model: Model) -> None:
 def test_another_of_anything_has_another_file(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     names = {a_key(model).file_name, a_key(model, "cpu, threads 2").file_name}
     names.add(a_key(msgspec.structs.replace(model, default_steps=9)).file_name)
-    tiled = key_of(
-        "toy", model, "cpu, threads 1", generations_to_measure(model, tiled=lambda width, height: width > 200)
-    )
+    generations = generations_to_measure(model, tiled=lambda width, height: width > 200)
+    tiled = key_of("toy", model, "cpu, threads 1", generations, "auto")
     names.add(tiled.file_name)
     weights = Path(model.source) / "vae" / "weights"
     os.utime(weights, ns=(1, 1))

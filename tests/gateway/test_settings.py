@@ -26,6 +26,7 @@ ALL = {
     "log_level": "debug",
     "log_format": "json",
     "log_prompts": True,
+    "kernels": "torch",
     "profile": "fresh",
     "profiles": "p",
     "policy": "fair",
@@ -74,6 +75,16 @@ def test_every_field_is_in_the_table_once() -> None:
     assert sorted(names) == sorted(
         {*GatewayConfig.__struct_fields__, *Devices.__struct_fields__} - {"workers"}
     )
+
+
+def test_triton_without_a_gpu_is_refused_at_start() -> None:
+    with pytest.raises(ConfigRefused, match="flag --kernels: kernels: triton needs a GPU, and cpu-0, cpu-1"):
+        configured("--kernels", "triton")
+    assert configured("--kernels", "triton", TRITON_INTERPRET="1").config.kernels == "triton"
+    assert configured("--kernels", "triton", "--gpus", "0").config.kernels == "triton"
+    assert configured().config.kernels == "auto"
+    with pytest.raises(ConfigRefused, match="cuda"):
+        configured("--kernels", "cuda")
 
 
 def test_the_three_ways_set_the_same(tmp_path: Path) -> None:

@@ -182,7 +182,7 @@ def test_what_a_real_worker_is_started_with(tmp_path: Path) -> None:
     gpu = WorkerSpec(worker_id="gpu-3", device="cuda:3", threads=2)
     line = " ".join(command(gpu))
     assert "-m worker --worker-id gpu-3 --device cuda:0 --threads 2 --endpoint ipc:///x" in line
-    assert line.endswith(f"--handoff {tmp_path} --capacity-bytes 5")
+    assert line.endswith(f"--handoff {tmp_path} --capacity-bytes 5 --kernels auto")
     assert " --device cpu " in " ".join(command(SPEC))
     bounded = worker_command(
         endpoint="ipc:///x",
@@ -191,9 +191,10 @@ def test_what_a_real_worker_is_started_with(tmp_path: Path) -> None:
         host_weights=tmp_path / "weights",
         host_weights_bytes=7,
         memory_bytes=9,
+        kernels="torch",
     )
     weights = f"--host-weights {tmp_path / 'weights'} --host-weights-bytes 7 --memory-bytes 9"
-    assert " ".join(bounded(gpu)) == f"{line} {weights}"
+    assert " ".join(bounded(gpu)) == f"{line.replace('auto', 'torch')} {weights}"
 
 
 @pytest.mark.parametrize(

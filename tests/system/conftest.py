@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from kernels.switch import Switch
 from pipelines.catalogue import Model
 from tests.families.sd3 import sd3
 from tests.system.nodes import catalogue_file
 from tests.system.pictures import STAGES
+from worker.components import Components
 from worker.resident import ResidentModel
 
 
@@ -28,6 +30,9 @@ def catalogue(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def whole(model: Model) -> ResidentModel:
     """The reference: the same model, whole, in this process."""
     torch.set_num_threads(1)
-    resident = ResidentModel("tiny", model, torch.device("cpu"))
+    device = torch.device("cpu")
+    # what the gateway's workers are told by default
+    components = Components(device, switch=Switch("auto", device))
+    resident = ResidentModel("tiny", model, device, components)
     resident.load(STAGES)
     return resident

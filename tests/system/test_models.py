@@ -11,10 +11,12 @@ import pytest
 import torch
 
 from bench.node import Node
+from kernels.switch import Switch
 from pipelines.catalogue import Model
 from tests.families.flux import flux
 from tests.system.nodes import catalogue_file, cpu_node
 from tests.system.pictures import STAGES, expected_picture, picture_of, post
+from worker.components import Components
 from worker.resident import ResidentModel
 
 pytestmark = [pytest.mark.process]
@@ -31,7 +33,10 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Model:
 @pytest.fixture(scope="module")
 def other_whole(other: Model) -> ResidentModel:
     """The reference of the second model."""
-    resident = ResidentModel(OTHER, other, torch.device("cpu"))
+    device = torch.device("cpu")
+    # what the gateway's workers are told by default
+    components = Components(device, switch=Switch("auto", device))
+    resident = ResidentModel(OTHER, other, device, components)
     resident.load(STAGES)
     return resident
 

@@ -30,6 +30,10 @@ def _sample(kind: Any) -> Any:
         return kind(**{name: _sample(hints[name]) for name in kind.__struct_fields__})
     if isinstance(kind, type) and issubclass(kind, enum.Enum):
         return list(kind)[-1]
+    if origin is typing.Literal:
+        return arguments[-1]
+    if origin is tuple and arguments[-1] is not ...:
+        return tuple(map(_sample, arguments))
     if origin is tuple:
         return (_sample(arguments[0]),) * 2
     if origin is dict:
