@@ -5,6 +5,9 @@ mixed sizes arrive at random times, each with a deadline of a multiple of what i
 gets the very same arrivals, in turns, at several loads. Load 1.0 is what both workers make without a pause:
 what a size takes is measured first, with both of them busy, since they share the machine.
 
+A run consists of blocks, each with arrivals of its own, that every policy gets before the next one begins:
+a shared machine's speed drifts by several percent within minutes, and all of them are to meet it alike.
+
 First come, first served never drops anything; the others may drop what cannot be in time, which counts as
 missed. Pictures are compared over all policies: those that say bitwise must be the same bytes.
 """
@@ -15,7 +18,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import cycle, islice
+from itertools import cycle, islice, product
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -25,7 +28,6 @@ from bench.load import Result, TimedRequest, closed_loop, open_loop
 from bench.mix import prompts
 from bench.node import Node, NodeConfig, NodeFailed
 from bench.policies_check import Pictures
-from bench.stats import percentile
 from pipelines.catalogue import Model
 from planner.types import Shape
 
@@ -70,9 +72,9 @@ PARTS = tuple(Variant(name=f"without {part}", off=(part,)) for part in SWITCHED)
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """`span_s`: how long requests arrive in each cell. `n_rounds`: how often each size is timed before.
+    """`span_s`: how long requests arrive in each block. `n_rounds`: how often each size is timed before.
 
-    Parts are switched off in the first `n_parts_runs` of `n_runs`.
+    Parts are switched off in the first block of the first `n_parts_runs` of `n_runs`.
     """
 
     name: str
@@ -81,6 +83,7 @@ class Plan:
     steps: int
     span_s: float
     n_runs: int
+    n_blocks: int
     n_parts_runs: int
     n_rounds: int
     seed: int
@@ -131,20 +134,20 @@ async def run(plan: Plan, say: Callable[[str], None]) -> dict[str, Any]:
     say(", ".join(f"{side} px {seconds:.2f} s" for side, seconds in alone_s.items()))
     pictures = Pictures()
     cells = []
-    for number in range(plan.n_runs):
-        for load in plan.loads:
-            has_parts = load == PARTS_LOAD and number < plan.n_parts_runs
-            variants = plan.variants + (plan.parts if has_parts else ())
-            # each goes first in another run: a machine that gets slower is nobody's fault
-            turn = number % len(variants)
-            for variant in (*variants[turn:], *variants[:turn]):
-                requests = _requests(plan, alone_s, load, number, drops=variant.drops)
-                cell = await _cell(plan, variant, load, number, requests, pictures)
-                cells.append(cell)
-                say(
-                    f"run {number + 1}, load {load:g}, {variant.name}: {cell['attainment']:.1%} of"
-                    f" {len(requests)} in time, mean {cell['mean_s'] or 0.0:.2f} s"
-                )
+    for number, load, block in product(range(plan.n_runs), plan.loads, range(plan.n_blocks)):
+        has_parts = load == PARTS_LOAD and number < plan.n_parts_runs and block == 0
+        variants = plan.variants + (plan.parts if has_parts else ())
+        # each goes first in another block: a machine that gets slower is nobody's fault
+        turn = (number * plan.n_blocks + block) % len(variants)
+        for variant in (*variants[turn:], *variants[:turn]):
+            requests = _requests(plan, alone_s, f"{number} {load} {block}", load, drops=variant.drops)
+            result = await _cell(plan, variant, requests, pictures)
+            cells.append({"variant": variant.name, "load": load, "run": number, "block": block, **result})
+            say(
+                f"run {number + 1}, load {load:g}, block {block + 1}, {variant.name}:"
+                f" {result['attainment']:.1%} of {len(requests)} in time,"
+                f" mean {result['mean_s'] or 0.0:.2f} s"
+            )
     return {
         "benchmark": "policies",
         "question": "What do the planner's policies make of one load on real workers?",
@@ -154,6 +157,7 @@ async def run(plan: Plan, say: Callable[[str], None]) -> dict[str, Any]:
         "sides_px": plan.sides_px,
         "span_s": plan.span_s,
         "runs": plan.n_runs,
+        "blocks": plan.n_blocks,
         "seed": plan.seed,
         "slo_scale": SLO_SCALE,
         "alone_s": {str(side): round(seconds, 4) for side, seconds in alone_s.items()},
@@ -184,10 +188,10 @@ async def _alone_s(plan: Plan) -> dict[int, float]:
 
 
 def _requests(
-    plan: Plan, alone_s: dict[int, float], load: float, number: int, *, drops: bool
+    plan: Plan, alone_s: dict[int, float], block: str, load: float, *, drops: bool
 ) -> list[TimedRequest]:
-    """The same for every policy."""
-    rng = random.Random(f"{plan.seed} {number} {load}")
+    """The same for every policy in a block."""
+    rng = random.Random(f"{plan.seed} {block}")
     names = cycle(prompts(plan.model))
     return [
         TimedRequest(
@@ -204,12 +208,7 @@ def _requests(
 
 
 async def _cell(
-    plan: Plan,
-    variant: Variant,
-    load: float,
-    number: int,
-    requests: Sequence[TimedRequest],
-    pictures: Pictures,
+    plan: Plan, variant: Variant, requests: Sequence[TimedRequest], pictures: Pictures
 ) -> dict[str, Any]:
     async with plan.node(variant, "policies") as node:
         await _all_warm(node)
@@ -222,23 +221,22 @@ async def _cell(
     if wrong:
         raise NodeFailed(f"request {wrong[0].index + 1} failed: {wrong[0].error}")
     pictures.seen(results)
-    return {"variant": variant.name, "load": load, "run": number, "effects": effects, **summed_up(results)}
+    return {"effects": effects, **summed_up(results)}
 
 
 def summed_up(results: Sequence[Result]) -> dict[str, Any]:
-    """Of one cell: `attainment` over all arrivals, latencies of those that were served."""
+    """Of one cell. `attainment` is over all arrivals, latencies (seconds) are of those that were served.
+
+    `took_s`: from the first arrival to the last answer.
+    """
     served_s = [result.latency_s for result in results if result.ok]
     met = sum(result.deadline_met is True for result in results)
-    # from the first arrival to the last answer
-    took_s = max((r.due_s + r.latency_s for r in results), default=0.0) - min(r.due_s for r in results)
     return {
         "n": len(results),
+        "met": met,
         "attainment": met / len(results),
-        "dropped": sum(not result.ok for result in results) / len(results),
         "mean_s": fmean(served_s) if served_s else None,
-        "p50_s": percentile(served_s, 50) if served_s else None,
-        "p95_s": percentile(served_s, 95) if served_s else None,
-        "goodput_per_s": met / took_s,
+        "took_s": max(r.due_s + r.latency_s for r in results) - min(r.due_s for r in results),
         "raw": [
             [
                 result.request.size,

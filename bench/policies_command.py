@@ -29,8 +29,9 @@ def parser() -> argparse.ArgumentParser:
     add("--model", default="triptych-emoji", help="a model of the catalogue (default %(default)s)")
     add("--catalogue", type=Path, action="append", default=[], metavar="FILE", help="a further catalogue")
     add("--steps", type=int, metavar="S", help="steps of each picture (the model's own)")
-    add("--span-s", type=float, default=60.0, metavar="S", help="of arrivals (default %(default)s)")
-    add("--runs", type=int, default=3, metavar="R", help="of every cell, in turns (default %(default)s)")
+    add("--span-s", type=float, default=40.0, metavar="S", help="of a block's arrivals (default %(default)s)")
+    add("--runs", type=int, default=3, metavar="R", help="of every load (default %(default)s)")
+    add("--blocks", type=int, default=3, metavar="B", help="of a run, at each load (default %(default)s)")
     add("--rounds", type=int, default=8, metavar="N", help="each size is timed before (default %(default)s)")
     add("--seed", type=int, default=1, help="of arrivals and pictures (default %(default)s)")
     add(
@@ -61,8 +62,8 @@ def main(argv: list[str]) -> int:
     """The exit code."""
     flags = parser().parse_args(argv)
     files = [file.resolve() for file in flags.catalogue]
-    if min(flags.runs, flags.rounds) < 1 or flags.span_s <= 0:
-        print("policies: --runs, --rounds and --span-s are above 0", file=sys.stderr)
+    if min(flags.runs, flags.blocks, flags.rounds) < 1 or flags.span_s <= 0:
+        print("policies: --runs, --blocks, --rounds and --span-s are above 0", file=sys.stderr)
         return 2
     try:
         model = load_catalogue(*files)[flags.model]
@@ -76,6 +77,7 @@ def main(argv: list[str]) -> int:
         steps=flags.steps or model.default_steps,
         span_s=flags.span_s,
         n_runs=flags.runs,
+        n_blocks=flags.blocks,
         n_parts_runs=flags.parts_runs,
         n_rounds=flags.rounds,
         seed=flags.seed,
