@@ -103,7 +103,8 @@ def _n(cells: Cells) -> int:
 
 def _attained(cells: Cells) -> float:
     """Of all arrivals."""
-    return sum(cell["met"] for cell in cells) / _n(cells)
+    met: int = sum(cell["met"] for cell in cells)
+    return met / _n(cells)
 
 
 def _served_s(cells: Cells) -> list[float]:
