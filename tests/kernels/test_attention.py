@@ -231,7 +231,7 @@ def check(device: str, *names: str) -> None:
 
 def run_interpreted(program: str) -> None:
     """In a process of its own: the interpreter is chosen when Triton is first imported."""
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(CHECKOUT)}
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", program],
         cwd=CHECKOUT,
