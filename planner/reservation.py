@@ -2,6 +2,9 @@
 
 Without it one job that needs four workers of a node can wait for ever while others take each one that gets
 idle. Work that ends before the room is there, or whose loop can be left before, may still use it.
+
+Room is kept only for who needed as much when it came. What has become wide by waiting costs more than it did,
+and in an overload the workers that idle for it would have served others.
 """
 
 from __future__ import annotations
@@ -18,11 +21,13 @@ MAX_HOLDS = 4
 def reserve(board: Board, job: JobView, option: Option, left: Left, place: int) -> None:
     """Hold the idle workers of the node that first has `left.degrees[place]` of them for `job`.
 
-    Nothing is held if the job would be late by then, or without a node that wide.
+    Nothing is held if the job would be late by then, needed less when it came, or without a node that wide.
     """
     degree = left.degrees[place]
     loop = board.loop_of(job, job.pending[: option.n_merged])
     if degree == 1 or loop is None or not board.pool.n_idle:
+        return
+    if left.least_degree(job.deadline_s - job.arrived_s) != place:
         return
     if len({hold.node for hold in board.holds}) >= MAX_HOLDS:
         return

@@ -1,8 +1,8 @@
 """TridentServe: stages placed by the types of requests, dispatched by an integer program every half a second.
 
 - *Orchestrator* (`planner.policies.virtual_replicas`): planned for an even mix of what is expected, then for
-  the arrivals of the last while. Every `mix_window_s` it is looked at whether the fastest part runs 1.5 times
-  as fast as the slowest; then it is planned anew.
+  what came lately and is open. Every `min_dwell_s` it is looked at whether the fastest part runs 1.5 times as
+  fast as the slowest; then it is planned anew.
 - *Dispatcher* (`planner.policies.trident_choice`): D for requests whose primaries are idle, at most every
   half a second; at once if nothing was dispatched for so long. E is merged onto the primary if that holds it,
   else it runs before D on the E auxiliary that is free first; C stays on the first of the group if that holds
@@ -75,35 +75,40 @@ def _planned(state: PlannerState, observation: Observation) -> tuple[Trident, Re
     if not isinstance(own, Trident):
         plan = planned(observation, state.profile, _expected(state, observation), None)
         return Trident(plan, now_s, now_s - EVERY_S), Reason.INITIAL_PLACEMENT
-    if not own.plan.is_for(observation):
-        mix = _arriving(state, observation) or _expected(state, observation)
-        plan = planned(observation, state.profile, mix, own.plan)
-        return replace(own, plan=plan, looked_s=now_s), Reason.WORKER_REPLACED
-    if now_s < own.looked_s + state.config.mix_window_s:
-        return own, Reason.WORKER_REPLACED
+    is_for = own.plan.is_for(observation)
+    if is_for and (usual_worker(observation)[1] is None or now_s < own.looked_s + state.config.min_dwell_s):
+        return own, Reason.MIX_SHIFTED
     own = replace(own, looked_s=now_s)
-    if own.plan.is_one_type:
+    mix = _asked(state, observation)
+    if is_for and (not mix or imbalance(own.plan, mix, observation, state.profile) < IMBALANCE):
         return own, Reason.MIX_SHIFTED
-    mix = _arriving(state, observation)
-    if not mix or imbalance(own.plan, mix, observation, state.profile) < IMBALANCE:
-        return own, Reason.MIX_SHIFTED
-    return replace(own, plan=planned(observation, state.profile, mix, own.plan)), Reason.MIX_SHIFTED
+    plan = planned(observation, state.profile, mix or _expected(state, observation), own.plan)
+    return replace(own, plan=plan), Reason.MIX_SHIFTED if is_for else Reason.WORKER_REPLACED
 
 
 def _expected(state: PlannerState, observation: Observation) -> Mix:
     return [(work, 1.0) for work in even_mix(state.config, state.profile, observation)]
 
 
-def _arriving(state: PlannerState, observation: Observation) -> Mix:
-    """Kinds with a known cost and how often they came lately."""
-    found = []
-    for kind, rate in sorted(state.forecast.rates(observation.now_s).items()):
-        if kind.model in observation.models:
-            expected = Expected(kind.model, kind.shape, kind.steps)
-            work = work_of(expected, observation, state.profile)
-            if work is not None:
-                found.append((work, rate))
-    return found
+def _asked(state: PlannerState, observation: Observation) -> Mix:
+    """What came lately and what is open, a second: a type without workers would keep what is open for ever.
+
+    Kinds of unknown cost are left out.
+    """
+    rates: dict[Expected, float] = {}
+    for arriving, rate in sorted(state.forecast.rates(observation.now_s).items()):
+        kind = Expected(arriving.model, arriving.shape, arriving.steps)
+        rates[kind] = rates.get(kind, 0.0) + rate
+    for job in observation.jobs:
+        kind = Expected(job.model, job.shape, job.steps)
+        rates[kind] = rates.get(kind, 0.0) + 1 / state.config.horizon_s
+    ordered = sorted(rates, key=lambda kind: (kind.model, kind.shape, kind.steps))
+    works = (
+        (work_of(kind, observation, state.profile), rates[kind])
+        for kind in ordered
+        if kind.model in observation.models
+    )
+    return [(work, rate) for work, rate in works if work is not None]
 
 
 class _Turn:

@@ -1,11 +1,12 @@
 """TridentServe's Orchestrator: which stages each worker is to hold, by the requests that there are.
 
-A request's type is the first of V0 to V3 whose workers have the memory for it: V0 is EDC on one worker, V1 is
-DC beside E, V2 is ED beside C, V3 has all three apart. Of G workers a type gets floor(share of requests x G),
-the rest of the division goes to the types that lose most by it, and a type that is asked for has at least one
-worker of each kind. Its workers are split into primaries, which hold D, and auxiliaries so that their rates
-match: in proportion to the GPU-seconds of what they hold, each loop at its best degree. Primaries come first
-in order of nodes, so that they fill whole nodes; whoever had a role keeps it where that is still there.
+A request's type is the first of V0 to V3 whose workers have the memory for it: V0 is EDC on one worker, V1
+is DC beside E, V2 is ED beside C, V3 has all three apart. Of G workers a type gets floor(share of requests
+x G), the rest goes to the types that lose most by that, and a type that is asked for has at least one
+worker of each kind. A type's workers are split into primaries, which hold D, and auxiliaries so that their
+rates match: in proportion to the GPU-seconds of what they hold, each loop at its best degree. Primaries
+come first in order of nodes, so that they fill whole nodes; whoever had a role keeps it where that is still
+there.
 
 Where every worker has room for all of every model there is one type for all of them. Types of several models
 share the workers like types of one.
@@ -192,7 +193,7 @@ def _by_type(
 
 def _counts(n: int, by_type: ByType) -> dict[Role, int]:
     """Workers by role, V0 first, primaries before auxiliaries."""
-    weights = {key: sum(weight for _, weight in works) for key, works in by_type.items()}
+    weights = {key: sum(rate for _, rate in works) for key, works in by_type.items()}
     sizes = {key: len(REPLICAS[key[1]]) for key in weights}
     total = sum(weights.values())
     shares = {key: n * weight / total if total > 0 else n / len(weights) for key, weight in weights.items()}

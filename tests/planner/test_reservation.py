@@ -69,3 +69,12 @@ def test_other_nodes_are_free_to_use() -> None:
     workers, others = halves(8.5)
     placed = starts(decided([*workers, *node("n1", 1)], [*others, WIDE, job("x", 100.0)], parts=PARTS)[0])
     assert placed == {"x": ("n1w0",)}
+
+
+def test_nothing_is_kept_for_who_became_wide_by_waiting() -> None:
+    workers, others = halves(8.5)
+    # with 41 s from its arrival two workers were enough
+    for arrived_s, kept in ((-0.9, True), (-1.0, False)):
+        waited = job("wide", 40.0, LARGE, arrived_s=arrived_s)
+        placed = starts(decided(workers, [*others, waited, job("x", 100.0)], parts=PARTS)[0])
+        assert placed == ({} if kept else {"x": ("n0w0",)})

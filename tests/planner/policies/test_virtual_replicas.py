@@ -83,8 +83,8 @@ def test_with_room_everywhere_there_is_one_type() -> None:
 
 
 def test_workers_are_shared_by_requests_and_each_types_so_that_the_rates_match() -> None:
-    """Memory 16: small ones are V0, large ones V1. Half of 16 workers each; of V1's eight, DC has 32 + 2
-    GPU-seconds a request and E 1, so 7.8 and .2. Primaries come first, so that they fill nodes."""
+    """Memory 16: small ones are V0, large ones V1. Half of 16 workers each, whatever they take; of V1's eight,
+    DC has 32 + 2 GPU-seconds a request and E 1, so 7.8 and .2. Primaries come first, so that they fill nodes."""
     observation = seen(2, 8, 16)
     plan = planned(observation, PROFILE, mix(observation, {SMALL: 1.0, LARGE: 1.0}), None)
     assert counted(plan) == {"EDC": 8, "DC": 7, "E": 1}
@@ -131,17 +131,32 @@ def test_the_imbalance_is_the_fastest_over_the_slowest() -> None:
 
 
 def test_it_is_planned_anew_once_the_fastest_runs_half_as_fast_again() -> None:
-    """Only large ones come, though half of the workers were for small ones: 15 x DC and one E now."""
+    """Expected is an even mix. Then one small one comes for three large ones: 4 of 16 workers are for those."""
     planner = Asked("trident", small_costs(memory_bytes=16))
     workers = [*node("n0", 8, memory_bytes=16), *node("n1", 8, memory_bytes=16)]
     planner.says(workers)
     assert Counter(planner.holds.values()) == {"EDC": 8, "DC": 7, "E": 1}
-    jobs = [job(f"l{n}", LARGE, arrived_s=20.0) for n in range(20)]
-    planner.says(workers, jobs, now_s=20.0)
-    planner.says(workers, jobs, now_s=29.0)
+    jobs = [job(f"s{n}", arrived_s=5.0) for n in range(10)]
+    jobs += [job(f"l{n}", LARGE, arrived_s=5.0) for n in range(30)]
+    planner.says(workers, jobs, now_s=5.0)
+    planner.says(workers, jobs, now_s=9.0)
     assert Counter(planner.holds.values()) == {"EDC": 8, "DC": 7, "E": 1}
-    planner.says(workers, jobs, now_s=31.0)
-    assert Counter(planner.holds.values()) == {"DC": 15, "E": 1}
+    planner.says(workers, jobs, now_s=10.0)
+    assert Counter(planner.holds.values()) == {"EDC": 4, "DC": 11, "E": 1}
+
+
+def test_a_request_that_is_open_has_its_workers_however_rare_it_is() -> None:
+    """Only small ones are expected, which are V0. A large one is one of 36 then, and has an E and a DC."""
+    planner = Asked("trident", small_costs(memory_bytes=16), expected=EVEN[:1])
+    workers = node("n0", 8, memory_bytes=16)
+    planner.says(workers)
+    assert Counter(planner.holds.values()) == {"EDC": 8}
+    rare = [job("l", LARGE, arrived_s=1.0, pending=("decode",))]
+    rare += [job(f"s{n}", pending=("decode",), arrived_s=1.0) for n in range(35)]
+    planner.says(workers, rare, 1.0)
+    assert Counter(planner.holds.values()) == {"EDC": 8}
+    planner.says(workers, rare, 10.0)
+    assert Counter(planner.holds.values()) == {"EDC": 6, "DC": 1, "E": 1}
 
 
 def test_what_fits_nowhere_is_planned_for_all_the_same() -> None:
