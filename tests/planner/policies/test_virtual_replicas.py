@@ -83,8 +83,8 @@ def test_with_room_everywhere_there_is_one_type() -> None:
 
 
 def test_workers_are_shared_by_requests_and_each_types_so_that_the_rates_match() -> None:
-    """Memory 16: small ones are V0, large ones V1. Half of 16 workers each, whatever they take; of V1's eight,
-    DC has 32 + 2 GPU-seconds a request and E 1, so 7.8 and .2. Primaries come first, so that they fill nodes."""
+    """Memory 16: small ones are V0, large ones V1. Half of 16 workers each, whatever they take; of V1's
+    eight, DC has 32 + 2 GPU-seconds a request and E 1, so 7.8 and .2. Primaries come first and fill nodes."""
     observation = seen(2, 8, 16)
     plan = planned(observation, PROFILE, mix(observation, {SMALL: 1.0, LARGE: 1.0}), None)
     assert counted(plan) == {"EDC": 8, "DC": 7, "E": 1}
@@ -131,7 +131,7 @@ def test_the_imbalance_is_the_fastest_over_the_slowest() -> None:
 
 
 def test_it_is_planned_anew_once_the_fastest_runs_half_as_fast_again() -> None:
-    """Expected is an even mix. Then one small one comes for three large ones: 4 of 16 workers are for those."""
+    """Expected is an even mix. Then one small one comes for three large ones: 4 of 16 workers are for it."""
     planner = Asked("trident", small_costs(memory_bytes=16))
     workers = [*node("n0", 8, memory_bytes=16), *node("n1", 8, memory_bytes=16)]
     planner.says(workers)
