@@ -34,16 +34,16 @@ def catalogue_file(folder: Path, name: str, model: Model) -> Path:
 def cpu_node(
     folder: Path, model: str, n_workers: int, *flags: str, command: tuple[str, ...] = GATEWAY
 ) -> Node:
-    """A gateway over `n_workers` CPU workers, not started yet. Log and journal go to `folder`.
+    """A gateway over `n_workers` CPU workers of one thread, not started yet. Log and journal go to `folder`.
 
-    It measures nothing unless `flags` say so.
+    It measures nothing unless `flags` say so. Pictures are compared, whose bits may depend on the threads.
     """
     config = NodeConfig(
         name="gateway",
         folder=folder,
         model=model,
         workers=("--cpu", str(n_workers)),
-        flags=("--profile", "off", *flags),
+        flags=("--threads", "1", "--profile", "off", *flags),
     )
     return Node(config, command=command)
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import aiohttp
+import torch
 
 from bench.node import Node
 from wire.generation import Generation
@@ -28,6 +29,7 @@ def expected_picture(whole: ResidentModel, body: dict[str, Any]) -> bytes:
         seed=body["seed"],
         negative_prompt=body.get("negative_prompt"),
     )
+    torch.set_num_threads(1)
     return encode_picture(run_whole(whole, generation).get("images"))
 
 
