@@ -18,6 +18,10 @@ _COMMANDS = {
         "bench.demo_command",
         "three ways to place a model's stages on two workers, shown with pictures",
     ),
+    "gpu-node": (
+        "bench.gpu_node_command",
+        "a node on one GPU with SD3-medium's architecture and random weights",
+    ),
     "host-weights": (
         "bench.host_weights_command",
         "one host copy of weights: time of a load, memory of a node",

@@ -19,17 +19,40 @@ def set_threads(threads: int) -> None:
     os.environ.update({"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)})
 
 
-def measured_on(load_before: float, threads: int) -> dict[str, Any]:
-    """The circumstances, as they are told beside every result."""
+def measured_on(load_before: float, threads: int, device: str = "cpu") -> dict[str, Any]:
+    """The circumstances, as they are told beside every result. `device`: as torch names it."""
     return {
         "commit": host.commit(),
-        "device": "CPU",
+        "device": _device_name(device),
         "cpu": host.cpu_model(),
         "cores": host.n_cores(),
         "threads": threads,
         "load_average": {"before": round(load_before, 2), "after": round(os.getloadavg()[0], 2)},
         "versions": host.versions(),
     }
+
+
+def _device_name(device: str) -> str:
+    if device == "cpu":
+        return "CPU"
+    import torch
+
+    return torch.cuda.get_device_name(device)
+
+
+def add_model_flags(parser: argparse.ArgumentParser, default: str | None) -> None:
+    """Which model on which device; `default` is the model's name."""
+    add = parser.add_argument
+    add("--model", default=default, metavar="NAME", help="a model of the catalogue (default: %(default)s)")
+    add(
+        "--catalogue", type=Path, action="append", default=[], metavar="FILE", help="a further catalogue file"
+    )
+    add("--gpu", type=int, metavar="I", help="measure on this GPU instead of the CPU")
+
+
+def device_of(flags: argparse.Namespace) -> str:
+    """As torch names it."""
+    return "cpu" if flags.gpu is None else f"cuda:{flags.gpu}"
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

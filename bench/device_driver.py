@@ -36,6 +36,7 @@ class DeviceDriver:
 
     def __init__(self, device: str, store: Path, host: HostFolder | None = None) -> None:
         """`store`: a folder that is made for the handoff files. `host`: of host copies of weights."""
+        self.device = device
         self.store = HandoffStore(store, node="bench", capacity_bytes=_CAPACITY_BYTES)
         self._said: queue.Queue[ToGateway] = queue.Queue()
         components = Components(torch.device(device), host)

@@ -7,16 +7,20 @@ import asyncio
 import os
 import sys
 import tempfile
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 from bench import device_command
 from bench.render import render_file
 from pipelines.catalogue import load_catalogue
+from pipelines.errors import PipelineError
 from wire.generation import Generation
 
 _MODEL = "triptych-emoji"
 _STAGES = ("text_encoder", "denoise", "decode")
-_HOST_BYTES = 1 << 30
+_HOST_BYTES = 1 << 36
+"""A bound that no model of one node reaches."""
 _SHARED_MEMORY = "/dev/shm"
 
 
@@ -24,12 +28,14 @@ def parser() -> argparse.ArgumentParser:
     """The flags."""
     made = argparse.ArgumentParser(
         prog="bench host-weights",
-        description="Loads from disk against loads from the node's host copy, and the memory of workers.",
+        description="Loads from disk against loads from the node's host copy, and the memory of CPU workers,"
+        " which a GPU's have no part in.",
         epilog="exit codes: 0 measured; 1 pictures differ or something failed, nothing is written; 2 a wrong"
         " flag",
     )
     made.add_argument("--loads", type=int, default=15, metavar="N", help="each way (default 15)")
     made.add_argument("--workers", type=int, default=3, metavar="N", help="that share a copy (default 3)")
+    device_command.add_model_flags(made, _MODEL)
     device_command.add_flags(made)
     return made
 
@@ -39,6 +45,11 @@ def main(argv: list[str]) -> int:
     flags = parser().parse_args(argv)
     if min(flags.loads, flags.workers) < 1:
         print("host-weights: --loads and --workers are at least 1", file=sys.stderr)
+        return 2
+    try:
+        model = load_catalogue(*flags.catalogue)[flags.model]
+    except PipelineError as error:
+        print(f"host-weights: {error}", file=sys.stderr)
         return 2
     device_command.set_threads(flags.threads)
     # after the threads are set
@@ -51,7 +62,7 @@ def main(argv: list[str]) -> int:
 
     torch.set_num_threads(flags.threads)
     load_before = os.getloadavg()[0]
-    model = load_catalogue()[_MODEL]
+    device = device_command.device_of(flags)
     width_px, height_px = model.default_size_px
     generation = Generation(
         prompt="a red apple",
@@ -67,23 +78,16 @@ def main(argv: list[str]) -> int:
             folder = Path(scratch)
             host = HostFolder(folder / "weights", _HOST_BYTES)
             with (
-                DeviceDriver("cpu", folder / "disk-store") as from_disk,
-                DeviceDriver("cpu", folder / "host-store", host) as from_host,
+                DeviceDriver(device, folder / "disk-store") as from_disk,
+                DeviceDriver(device, folder / "host-store", host) as from_host,
             ):
                 loaded = loads(plan, from_disk, from_host)
-        ways = {"without host copies": "0", "with one host copy": str(_HOST_BYTES)}
-        with tempfile.TemporaryDirectory() as scratch:
-            held = [
-                asyncio.run(
-                    memory(name, Path(scratch), _MODEL, flags.workers, ("--host-weights-bytes", n_bytes))
-                )
-                for name, n_bytes in ways.items()
-            ]
+        held = [] if device != "cpu" else asyncio.run(_held(flags, memory))
         result = {
             "benchmark": "host_weights",
             "question": "What does one host copy of weights spare: time of a load, and memory of a node?",
-            **device_command.measured_on(load_before, flags.threads),
-            "model": _MODEL,
+            **device_command.measured_on(load_before, flags.threads, device),
+            "model": flags.model,
             "n": flags.loads,
             "seed": flags.seed,
             "loads": loaded,
@@ -94,3 +98,14 @@ def main(argv: list[str]) -> int:
         print(f"host-weights: FAILED: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+async def _held(flags: argparse.Namespace, memory: Callable[..., Awaitable[dict[str, Any]]]) -> list[Any]:
+    """What CPU workers hold without and with host copies."""
+    found = []
+    files = [word for file in flags.catalogue for word in ("--catalogue", str(file.resolve()))]
+    for name, n_bytes in {"without host copies": 0, "with one host copy": _HOST_BYTES}.items():
+        more = ("--host-weights-bytes", str(n_bytes), *files)
+        with tempfile.TemporaryDirectory() as scratch:
+            found.append(await memory(name, Path(scratch), flags.model, flags.workers, more))
+    return found

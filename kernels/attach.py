@@ -19,8 +19,7 @@ class _Part(Protocol):
 
 
 class Attached:
-    """What was done to one module. `switched`: how many of each thing; `left`: why others were not, by
-    what."""
+    """What was done to one module. `switched`: how many of each thing; `left`: why others were not."""
 
     def __init__(self, parts: list[Any]) -> None:
         self.switched: dict[str, int] = {}

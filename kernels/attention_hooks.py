@@ -4,13 +4,12 @@ Only the given module's own attention is touched, never diffusers' classes or it
 other models of the process stay as they are. There are three ways in:
 
 - Models that dispatch (Flux, Qwen-Image, Wan and most others): each processor carries the name of its
-backend. Ours
-  is a name of our own in diffusers' registry, which nobody can pick by accident, since it is not among the
-  members.
+  backend. Ours is a name of our own in diffusers' registry, which nobody can pick by accident, since it is
+  not among the members.
 - Processors that call torch's attention themselves (SD3, SDXL, CogVideoX, the VAEs' middle): one of
   `kernels.processors` takes their place.
 - Blocks without a processor (the middle of Wan's and Qwen-Image's VAE): their `forward` is replaced on the
-object.
+  object.
 
 What has no way in stays with torch, is in the report, and each of its calls is counted.
 """
@@ -36,8 +35,7 @@ _numbers = itertools.count(1)
 
 
 class AttachedAttention:
-    """What was done to one module. `switched`: how many of each class; `left`: why, by class, others were
-    not."""
+    """What was done to one module. `switched`: how many by class; `left`: why others were not, by class."""
 
     def __init__(self) -> None:
         self.switched: Counter[str] = Counter()

@@ -46,8 +46,7 @@ class Variant(NamedTuple):
 
 
 class Count(NamedTuple):
-    """Calls of `op` on `path`. `reason`: why not on the kernel, "" if torch's path was the measured
-    choice."""
+    """Calls of `op` on `path`. `reason`: why not on the kernel, "" if torch's was measured to be faster."""
 
     op: str
     path: Path
@@ -141,6 +140,5 @@ class Switch:
 
 
 def size_class(n: int) -> int:
-    """Sizes within a factor of two of a power of four are one: 1 to 2, up to 8, up to 32, up to 128 and so
-    on."""
+    """Sizes within a factor of two of a power of four are one: 1 to 2, up to 8, up to 32 and so on."""
     return max(0, math.ceil((math.log2(n) - 1) / 2)) if n > 0 else 0

@@ -40,8 +40,7 @@ class _Call:
 
 
 def tune(switch: Switch, bound_s: float, say: Callable[[str], None] = lambda line: None) -> dict[str, Choice]:
-    """Measure what `switch` recorded, use it, and return it. Takes about `bound_s`, of which compiling is
-    most.
+    """Measure what `switch` recorded, use it, and return it. Takes about `bound_s`, mostly compiling.
 
     Calls for which there was no time stay unmeasured. Results are of random inputs.
     """

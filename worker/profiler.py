@@ -154,8 +154,7 @@ class Profiler:
         return took_s
 
     def _tune(self, stage: str, cases: list[_Case], bound_s: float, *, is_loop: bool) -> None:
-        """Find the fastest way of the calls that these make; they are run once, to see what calls there
-        are."""
+        """Find the fastest way of the calls that these make. They are run once, to see which there are."""
         if not self._switch.is_on:
             return
         with self._switch.recording() as asked:

@@ -94,8 +94,7 @@ def _for_float32(settings: Settings, padded: int) -> Settings:
 def candidates(
     device_name: str, capability: int, dtype: torch.dtype, head_size: int, n_keys: int
 ) -> list[Settings]:
-    """What the tuner tries, the most likely first. `capability` is 10 times major plus minor: 90 for
-    Hopper."""
+    """What the tuner tries, the most likely first. `capability`: 10 times major plus minor, 90 for Hopper."""
     shipped = settings_for(device_name, dtype, head_size, n_keys)
     if dtype == torch.float32:
         return [shipped, shipped._replace(warps=8), shipped._replace(block_q=2 * shipped.block_q, warps=8)]

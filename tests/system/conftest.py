@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench.catalogue_file import catalogue_file
 from kernels.switch import Switch
 from pipelines.catalogue import Model
 from tests.families.sd3 import sd3
-from tests.system.nodes import catalogue_file
 from tests.system.pictures import STAGES
 from worker.components import Components
 from worker.resident import ResidentModel

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from bench.catalogue_file import catalogue_file
 from bench.pss import mapped_bytes, pss_bytes
 from tests.families.sd3 import sd3
-from tests.system.nodes import catalogue_file, cpu_node
+from tests.system.nodes import cpu_node
 from tests.system.pictures import picture_of, post
 
 pytestmark = [pytest.mark.process, pytest.mark.asyncio]

@@ -10,11 +10,12 @@ import aiohttp
 import pytest
 import torch
 
+from bench.catalogue_file import catalogue_file
 from bench.node import Node
 from kernels.switch import Switch
 from pipelines.catalogue import Model
 from tests.families.flux import flux
-from tests.system.nodes import catalogue_file, cpu_node
+from tests.system.nodes import cpu_node
 from tests.system.pictures import STAGES, expected_picture, picture_of, post
 from worker.components import Components
 from worker.resident import ResidentModel

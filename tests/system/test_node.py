@@ -15,9 +15,10 @@ import openai
 import pytest
 import pytest_asyncio
 
+from bench.catalogue_file import catalogue_file
 from bench.node import CHECKOUT, GATEWAY, Node
 from pipelines.catalogue import Model
-from tests.system.nodes import catalogue_file, cpu_node
+from tests.system.nodes import cpu_node
 from tests.system.pictures import expected_picture, picture_of, post
 from worker.resident import ResidentModel
 

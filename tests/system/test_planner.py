@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from bench.catalogue_file import catalogue_file
 from bench.load import Result, TimedRequest, closed_loop
 from bench.node import Node
 from bench.room import held_bytes, kept_measurements, memory_between
@@ -19,7 +20,7 @@ from gateway.profiles import Kept
 from pipelines.catalogue import Model, load_catalogue
 from planner.measurements import Measurement, Measurements
 from planner.types import Shape
-from tests.system.nodes import catalogue_file, cpu_node
+from tests.system.nodes import cpu_node
 from tests.system.pictures import STAGES, expected_picture, picture_of, post
 from worker.resident import ResidentModel
 
