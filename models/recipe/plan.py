@@ -87,10 +87,10 @@ CPU = Plan(
     stages=(
         Stage("one style", 1400, 48, 2e-3, 1e-3, {"one style": 1.0}),
         Stage(
-            "styles and backgrounds", 6000, 48, 2e-3, 1e-3, {"plain": 0.6, "coloured": 0.35, "small": 0.05}
+            "styles and backgrounds", 4400, 48, 2e-3, 1e-3, {"plain": 0.6, "coloured": 0.35, "small": 0.05}
         ),
-        Stage("pairs", 5000, 48, 2e-3, 1e-3, LARGER_SHARES),
-        Stage("larger sizes", 2500, 48, 1.5e-3, 7e-4, LARGER_SHARES, (SQUARE, SQUARE, *LARGER_SIZES)),
+        Stage("pairs", 3000, 48, 2e-3, 1e-3, LARGER_SHARES),
+        Stage("larger sizes", 1500, 48, 1.5e-3, 7e-4, LARGER_SHARES, (SQUARE, SQUARE, *LARGER_SIZES)),
     ),
 )
 GPU = Plan(
