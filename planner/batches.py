@@ -2,7 +2,8 @@
 
 A batch lasts longer than each of its jobs alone and costs fewer GPU-seconds, up to the profile's knee. While
 workers are idle jobs run beside each other; nobody waits for a batch to fill, and nobody becomes late by who
-joins.
+joins. While nobody else waits, a job that would be on time on the next worker to come free does not join a
+loop: without a queue fewer GPU-seconds gain nothing, and those in the loop would end later.
 """
 
 from __future__ import annotations
@@ -58,8 +59,8 @@ class Batches:
                     return True
         return False
 
-    def join_running(self, job: JobView, *, is_lost: bool = False) -> Run | None:
-        """What puts the job into a loop that runs, if there is one for it."""
+    def join_running(self, job: JobView, *, is_lost: bool = False, is_only_one: bool = False) -> Run | None:
+        """What puts the job into a loop that runs, if there is one for it. `is_only_one`: that waits."""
         if not job.batch_key or not self._board.parts.joins:
             return None
         for option in self._board.pool.options(job):
@@ -68,7 +69,7 @@ class Batches:
                 continue
             loops = self._loops().get((job.model, job.batch_key, job.shape), ())
             knee = self.knee(job, stages, option.workers) if loops else 1
-            if knee < 2:
+            if knee < 2 or (is_only_one and self._can_wait(job, option)):
                 continue
             for running in loops:
                 new = self._joined.get(running.worker, _NOBODY)
@@ -176,6 +177,11 @@ class Batches:
             if before is None or after is None or before.total_s[0] <= within_s < after.total_s[0]:
                 return False
         return True
+
+    def _can_wait(self, job: JobView, option: Option) -> bool:
+        """Whether it would be on time on the next worker to come free."""
+        alone = self._board.outlook.left(job, option.workers.kind)
+        return alone is not None and self._board.next_free_s(job) + alone.total_s[0] <= job.deadline_s
 
     def _loops(self) -> dict[tuple[str, str, Shape], list[Running]]:
         """Loops of degree 1 that have begun and make at least one more step, by who may join them."""

@@ -73,6 +73,7 @@ class Board:
     n_promised: int = 0
     _free_at_s: dict[StageKey, float] = field(default_factory=dict)
     _ends_s: dict[frozenset[int], list[float]] = field(default_factory=dict)
+    _is_proved: dict[str, bool] = field(default_factory=dict)
 
     @staticmethod
     def of(
@@ -104,14 +105,21 @@ class Board:
 
     def fastest_s(self, job: JobView) -> float | None:
         """What is left of a waiting job if all the fleet were idle; None if no kind of worker is known."""
-        known = [left.fastest_s for kind in self.pool.kinds if (left := self.outlook.left(job, kind))]
-        return min(known) if known else None
+        fastest_s = None
+        # asked of every job that waits: no list is made
+        for kind in self.pool.kinds:
+            left = self.outlook.left(job, kind)
+            if left is not None and (fastest_s is None or left.fastest_s < fastest_s):
+                fastest_s = left.fastest_s
+        return fastest_s
 
     def proved_s(self, job: JobView) -> float | None:
         """`fastest_s`, unless that is a guess on some kind of worker."""
-        if not all(self.outlook.is_proved(kind[0], job.model) for kind in self.pool.kinds):
-            return None
-        return self.fastest_s(job)
+        is_proved = self._is_proved.get(job.model)
+        if is_proved is None:
+            is_proved = all(self.outlook.is_proved(kind[0], job.model) for kind in self.pool.kinds)
+            self._is_proved[job.model] = is_proved
+        return self.fastest_s(job) if is_proved else None
 
     def cheapest_s(self, job: JobView) -> float:
         """What is left of it at the degree of least GPU-seconds; 0 if that is not known."""

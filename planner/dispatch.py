@@ -99,15 +99,16 @@ class _Round:
                     continue
             if not self._serve(job):
                 hindered.append(job)
+        is_only_one = len(self._unplaced) == 1 and not late and not hindered
         for job, urgent in self._unplaced:
-            self._relieve(job, urgent)
+            self._relieve(job, urgent, is_only_one=is_only_one)
         self._serve_late(hindered, Reason.EARLIEST_DEADLINE, spared=0)
         n_spared = int(board.pool.n_workers * SPARED_SHARE) if board.parts.reserves else 0
         self._serve_late(late, Reason.LATE, spared=n_spared)
 
-    def _relieve(self, job: JobView, urgent: Urgent | None) -> None:
+    def _relieve(self, job: JobView, urgent: Urgent | None, *, is_only_one: bool) -> None:
         """It found no worker: a running loop that it can join, or others paused for it."""
-        if joined := self._batches.join_running(job):
+        if joined := self._batches.join_running(job, is_only_one=is_only_one):
             self.joins.append(joined)
             return
         self.n_waiting += 1

@@ -163,6 +163,10 @@ def test_memory_bounds_a_batch() -> None:
     assert groups(workers, alike(6), profile=profile) == [("j0", "j1")]
 
 
+SOON = 19.0
+"""Too early for a job that waits for the loop's end, at 8.5 s, and late enough for one that joins it."""
+
+
 def looping(deadline_s: float = LATE, *, n: int = 1) -> tuple[list[WorkerView], list[JobView]]:
     views = [running(f"r{place}", deadline_s, batch_key="k") for place in range(n)]
     return busy(node("n0", 1), views[0], steps_done=2, others=views[1:]), views
@@ -170,7 +174,7 @@ def looping(deadline_s: float = LATE, *, n: int = 1) -> tuple[list[WorkerView], 
 
 def test_who_finds_no_worker_joins_a_running_loop() -> None:
     workers, views = looping()
-    (run,) = decided(workers, [*views, job("new", LATE + 9, batch_key="k")])[0]
+    (run,) = decided(workers, [*views, job("new", SOON, batch_key="k")])[0]
     assert run == Run(
         stages=("encode", "denoise", "decode"),
         jobs=("new",),
@@ -180,9 +184,21 @@ def test_who_finds_no_worker_joins_a_running_loop() -> None:
     )
 
 
+def test_the_only_one_that_waits_does_not_join_if_it_can_be_on_time_without() -> None:
+    # waiting for 8.5 s it ends at 19.5 s
+    workers, views = looping()
+    assert starts(decided(workers, [*views, job("new", 19.4, batch_key="k")])[0]) == {"new": ("n0w0",)}
+    new = job("new", 19.6, batch_key="k")
+    assert starts(decided(workers, [*views, new])[0]) == {}
+    # with a queue it joins: fewer GPU-seconds are what counts then
+    for other in (job("first", 19.5), job("behind", LATE + 9), job("late", 1.0)):
+        placed = starts(decided(workers, [*views, new, other], parts=Parts(pauses=False, rejects=False))[0])
+        assert placed == {"new": ("n0w0",)}
+
+
 def test_joining_can_be_switched_off() -> None:
     workers, views = looping()
-    jobs = [*views, job("new", LATE + 9, batch_key="k")]
+    jobs = [*views, job("new", SOON, batch_key="k")]
     assert starts(decided(workers, jobs, parts=Parts(joins=False))[0]) == {}
 
 
@@ -196,7 +212,7 @@ def test_nobody_who_runs_becomes_late_by_who_joins() -> None:
     # the encode, eight steps of 1.5 s, and the decode of two
     for deadline_s, n in ((0.75 + 8 * 1.5 + 0.75 + 0.01, 1), (0.75 + 8 * 1.5 + 0.75 - 0.01, 0)):
         workers, views = looping(deadline_s)
-        jobs = [*views, job("new", LATE, batch_key="k")]
+        jobs = [*views, job("new", SOON, batch_key="k")]
         assert len(starts(decided(workers, jobs, parts=Parts(pauses=False))[0])) == n
 
 
@@ -209,7 +225,7 @@ def test_a_running_batch_takes_no_more_than_the_knee() -> None:
 def test_a_loop_that_is_told_to_pause_takes_nobody() -> None:
     _, views = looping()
     workers = busy(node("n0", 1), views[0], steps_done=2, pausing=True)
-    assert starts(decided(workers, [*views, *alike(1)])[0]) == {}
+    assert starts(decided(workers, [*views, *alike(1, SOON)])[0]) == {}
 
 
 def test_a_loop_that_is_joined_is_not_paused_at_once() -> None:
@@ -225,10 +241,10 @@ def test_a_loop_that_is_joined_is_not_paused_at_once() -> None:
 def test_a_loop_that_has_not_begun_takes_nobody() -> None:
     _, views = looping()
     workers = busy(node("n0", 1), views[0], pending=("encode", "denoise", "decode"))
-    assert starts(decided(workers, [*views, *alike(1)])[0]) == {}
+    assert starts(decided(workers, [*views, *alike(1, SOON)])[0]) == {}
 
 
 def test_a_loop_in_its_last_step_takes_nobody() -> None:
     _, views = looping()
     workers = busy(node("n0", 1), views[0], steps_done=9)
-    assert starts(decided(workers, [*views, *alike(1)])[0]) == {}
+    assert starts(decided(workers, [*views, *alike(1, SOON)])[0]) == {}
