@@ -21,6 +21,8 @@ _MODEL = "triptych-emoji"
 _STAGES = ("text_encoder", "denoise", "decode")
 _HOST_BYTES = 1 << 36
 """A bound that no model of one node reaches."""
+_NODE_HOST_BYTES = 1 << 30
+"""Of a gateway, which wants the room to be there."""
 _SHARED_MEMORY = "/dev/shm"
 
 
@@ -104,7 +106,7 @@ async def _held(flags: argparse.Namespace, memory: Callable[..., Awaitable[dict[
     """What CPU workers hold without and with host copies."""
     found = []
     files = [word for file in flags.catalogue for word in ("--catalogue", str(file.resolve()))]
-    for name, n_bytes in {"without host copies": 0, "with one host copy": _HOST_BYTES}.items():
+    for name, n_bytes in {"without host copies": 0, "with one host copy": _NODE_HOST_BYTES}.items():
         more = ("--host-weights-bytes", str(n_bytes), *files)
         with tempfile.TemporaryDirectory() as scratch:
             found.append(await memory(name, Path(scratch), flags.model, flags.workers, more))

@@ -59,11 +59,14 @@ def _pipeline(*, tiny: bool) -> Any:
     )
     # layers, heads and width of CLIP-L and CLIP-G; together they are as wide as the pooled text
     sizes = ((2, 2, 8), (2, 2, 8)) if tiny else ((12, 12, 768), (32, 20, 1280))
+    vae = tiny_vae() if tiny else full_vae()
+    # of SD3's latents, without which nothing is decoded
+    vae.register_to_config(scaling_factor=1.5305, shift_factor=0.0609)
     first, second = (_text_encoder(tokenizer, *size) for size in sizes)
     return StableDiffusion3Pipeline(
         transformer=SD3Transformer2DModel(**sd3_config(tiny=tiny)),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
-        vae=tiny_vae() if tiny else full_vae(),
+        vae=vae,
         text_encoder=first,
         tokenizer=tokenizer,
         text_encoder_2=second,

@@ -17,7 +17,8 @@ class Fates:
     "end+hold", in which the worker goes on with the next task. "warm:STAGE" is a warm-up. "hello",
     "hello:WORKER", "describe", "load:STAGE", "forget", "measure" and "measure:WORKER" are met outside tasks;
     all but the first two can "hold" too, and a load can "pass". A measurement can be a "lie" or "nonsense".
-    "together" is met by an encode that is a task of its own: so many are made in one batch with it.
+    "STAGE of MODEL" is met by that model's alone. "together" is met by an encode that is a task of its own:
+    so many are made in one batch with it.
     """
 
     def __init__(self, *fates: tuple[str, str]) -> None:
@@ -26,9 +27,9 @@ class Fates:
     def add(self, stage: str, fate: str) -> None:
         self._fates.append((stage, fate))
 
-    def take(self, stage: str) -> str | None:
+    def take(self, stage: str, model: str = "") -> str | None:
         for index, (where, fate) in enumerate(self._fates):
-            if where == stage:
+            if where in (stage, f"{stage} of {model}"):
                 del self._fates[index]
                 return fate
         return None
@@ -41,10 +42,10 @@ class FolderFates(Fates):
         super().__init__()
         self._folder = folder
 
-    def take(self, stage: str) -> str | None:
+    def take(self, stage: str, model: str = "") -> str | None:
         for file in sorted(self._folder.iterdir()):
             _, where, fate = file.name.split(",")
-            if where == stage:
+            if where in (stage, f"{stage} of {model}"):
                 file.unlink()
                 return fate
         return None

@@ -181,7 +181,7 @@ class ScriptedWorker:
         while True:
             match await self._orders.get():
                 case Describe() as order:
-                    fate = self._fates.take("describe")
+                    fate = self._fates.take("describe", order.model)
                     if fate == "die":
                         raise Died
                     if fate == "hold":
@@ -256,7 +256,7 @@ class ScriptedWorker:
 
     async def _load(self, order: LoadStages) -> None:
         for stage in order.stages:
-            if fate := self._fates.take(f"load:{stage}"):
+            if fate := self._fates.take(f"load:{stage}", order.model):
                 if fate == "die":
                     raise Died
                 if fate == "hold":
@@ -296,7 +296,7 @@ class ScriptedWorker:
             if order.task_id in self._cancelled:
                 await self._say(TaskCancelled(task_id=order.task_id, step=0))
                 return
-            fate = self._fates.take(f"warm:{stage}" if warm_up else stage) or ""
+            fate = self._fates.take(f"warm:{stage}" if warm_up else stage, order.model) or ""
             skip, lie = skip or fate == "skip", lie or fate == "lie"
             if lie:
                 await self._lie(order, stage)

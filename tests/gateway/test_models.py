@@ -271,7 +271,8 @@ async def test_a_model_that_kills_its_workers_fails(start: Start, fate: str, n_w
     bench = await start(n_workers=n_workers)
     await until(lambda: all(len(worker.resident) == 3 for worker in bench.engine.fleet))
     for _ in range(2):
-        bench.fleet.fates.add(fate, "die")
+        # not what the first model's stages meet on the worker that comes back
+        bench.fleet.fates.add(f"{fate} of {OTHER}", "die")
     response = await load(bench, wait=True)
     assert (response.status, (await error_of(response))["code"]) == (500, "model_failed")
     assert "2 workers were lost" in (await shown(bench))["reason"]
