@@ -2,11 +2,13 @@
 
 A batch lasts longer than each of its jobs alone and costs fewer GPU-seconds, up to the profile's knee. While
 workers are idle jobs run beside each other; nobody waits for a batch to fill, and nobody becomes late by who
-joins. While nobody else waits, a job that would be on time on the next worker to come free does not join a
-loop: without a queue fewer GPU-seconds gain nothing, and those in the loop would end later.
+joins. While nobody else waits, a job that would be on time on the next worker to come free joins only if that
+is better for the mean latency: without a queue fewer GPU-seconds gain nothing else.
 """
 
 from __future__ import annotations
+
+import math
 
 from planner.board import Board, Start
 from planner.outlook import ROUNDING_S
@@ -43,8 +45,11 @@ class Batches:
         if job.batch_key and start.degree == 1 and self._board.parts.batches:
             self._open.setdefault(self._key(job, start.stages), []).append(start)
 
-    def join_start(self, job: JobView, *, is_lost: bool = False) -> bool:
-        """Put the job into a task that starts now, if one is there. `is_lost`: it need not be on time."""
+    def join_start(self, job: JobView, *, is_lost: bool = False, is_only_one: bool = False) -> bool:
+        """Put the job into a task that starts now, if one is there.
+
+        `is_lost`: it need not be on time. `is_only_one`: nobody else found no worker.
+        """
         if not job.batch_key or not self._open:
             return False
         for option in self._board.pool.options(job):
@@ -55,12 +60,14 @@ class Batches:
                 if len(start.jobs) + 1 > self.knee(job, stages, option.workers):
                     continue
                 if self._none_late([*start.jobs, job], option, stages, is_lost):
+                    if is_only_one and self._better_waits_than_starts(job, start, option, stages):
+                        continue
                     start.jobs.append(job)
                     return True
         return False
 
     def join_running(self, job: JobView, *, is_lost: bool = False, is_only_one: bool = False) -> Run | None:
-        """What puts the job into a loop that runs, if there is one for it. `is_only_one`: that waits."""
+        """What puts the job into a loop that runs, if there is one for it. Flags as in `join_start`."""
         if not job.batch_key or not self._board.parts.joins:
             return None
         for option in self._board.pool.options(job):
@@ -69,7 +76,7 @@ class Batches:
                 continue
             loops = self._loops().get((job.model, job.batch_key, job.shape), ())
             knee = self.knee(job, stages, option.workers) if loops else 1
-            if knee < 2 or (is_only_one and self._can_wait(job, option)):
+            if knee < 2:
                 continue
             for running in loops:
                 new = self._joined.get(running.worker, _NOBODY)
@@ -77,7 +84,7 @@ class Batches:
                     continue
                 if running.workers is not option.workers or running.worker in self._board.left:
                     continue
-                if self._none_late_by_joining(job, running, new, is_lost):
+                if self._none_late_by_joining(job, running, new, is_lost, is_only_one):
                     self._joined[running.worker] = [*new, job]
                     self._board.joined.add(running.worker)
                     return Run(
@@ -151,7 +158,7 @@ class Batches:
         return within_s - alone.fastest_s - (shared_s - alone_s)
 
     def _none_late_by_joining(
-        self, job: JobView, running: Running, new: list[JobView], is_lost: bool
+        self, job: JobView, running: Running, new: list[JobView], is_lost: bool, is_only_one: bool
     ) -> bool:
         outlook, now_s = self._board.outlook, self._board.now_s
         kind = running.workers.kind
@@ -166,7 +173,8 @@ class Batches:
             return False
         # the loops wait while those who join run what comes before theirs
         held_up_s = together.before_s * (len(new) + 1)
-        if not is_lost and now_s + held_up_s - together.before_s + together.total_s[0] > job.deadline_s:
+        joined_s = now_s + held_up_s - together.before_s + together.total_s[0]
+        if not is_lost and joined_s > job.deadline_s:
             return False
         ends_s = now_s + held_up_s + (progress.steps_left + 1) * step_s + together.after_s
         if any(progress.ends_s <= other.deadline_s + ROUNDING_S < ends_s for other in running.jobs):
@@ -176,12 +184,39 @@ class Batches:
             within_s = other.deadline_s - now_s - held_up_s
             if before is None or after is None or before.total_s[0] <= within_s < after.total_s[0]:
                 return False
-        return True
+        joined_s += len(running.jobs) * max(0.0, ends_s - progress.ends_s)
+        return not (is_only_one and self._better_waits(job, running.workers, joined_s))
 
-    def _can_wait(self, job: JobView, option: Option) -> bool:
-        """Whether it would be on time on the next worker to come free."""
-        alone = self._board.outlook.left(job, option.workers.kind)
-        return alone is not None and self._board.next_free_s(job) + alone.total_s[0] <= job.deadline_s
+    def _better_waits_than_starts(
+        self, job: JobView, start: Start, option: Option, stages: tuple[str, ...]
+    ) -> bool:
+        outlook, kind, n = self._board.outlook, option.workers.kind, len(start.jobs)
+        alone, alone_s = outlook.left(job, kind), outlook.stages_s(job, stages, kind)
+        fewer_s = outlook.stages_s(job, stages, kind, batch=n)
+        more_s = outlook.stages_s(job, stages, kind, batch=n + 1)
+        if alone is None or alone_s is None or fewer_s is None or more_s is None:
+            return False
+        joined_s = self._board.now_s + more_s + n * (more_s - fewer_s) + alone.total_s[0] - alone_s
+        return self._better_waits(job, option.workers, joined_s)
+
+    def _better_waits(self, job: JobView, workers: WorkerClass, joined_s: float) -> bool:
+        """Whether it would be on time on the next worker to come free, and all would be done sooner so.
+
+        `joined_s`: the job's end if it joins, and how much later all that it joins end by that.
+        """
+        board, kind = self._board, workers.kind
+        alone = board.outlook.left(job, kind)
+        if alone is None:
+            return False
+        free_s = board.next_free_s(job)
+        for start in board.starts:
+            if start.option.workers is workers:
+                lasts_s = board.outlook.stages_s(
+                    start.jobs[0], start.stages, kind, start.degree, len(start.jobs)
+                )
+                free_s = min(free_s, math.inf if lasts_s is None else board.now_s + lasts_s)
+        waited_s = free_s + alone.total_s[0]
+        return waited_s <= job.deadline_s and waited_s + ROUNDING_S < joined_s
 
     def _loops(self) -> dict[tuple[str, str, Shape], list[Running]]:
         """Loops of degree 1 that have begun and make at least one more step, by who may join them."""

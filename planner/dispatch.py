@@ -75,6 +75,7 @@ class _Round:
         self.pauses: list[Pause] = []
         self.has_urgent = False
         self._is_roomy = False
+        self._n_found_none = 0
         self.n_waiting = 0
 
     def serve(self, waiting: list[JobView]) -> None:
@@ -97,9 +98,10 @@ class _Round:
                     self.n_waiting += 1
                     self.has_urgent = True
                     continue
-            if not self._serve(job):
+            is_only_one = place == len(on_time) - 1 and not (self._n_found_none or late or hindered)
+            if not self._serve(job, is_only_one=is_only_one):
                 hindered.append(job)
-        is_only_one = len(self._unplaced) == 1 and not late and not hindered
+        is_only_one = self._n_found_none == 1 and not (late or hindered)
         for job, urgent in self._unplaced:
             self._relieve(job, urgent, is_only_one=is_only_one)
         self._serve_late(hindered, Reason.EARLIEST_DEADLINE, spared=0)
@@ -120,7 +122,7 @@ class _Round:
                 return
         self._board.n_promised += 1
 
-    def _serve(self, job: JobView) -> bool:
+    def _serve(self, job: JobView, *, is_only_one: bool) -> bool:
         """Start it, or note that it has no worker; False if its next stage's homes make it late anyway."""
         board = self._board
         options = board.pool.options(job)
@@ -150,7 +152,8 @@ class _Round:
             if start := self._start(job, option, left, place, degree, Reason.EARLIEST_DEADLINE):
                 self._batches.offer(start)
                 return True
-        if self._batches.join_start(job):
+        self._n_found_none += 1
+        if self._batches.join_start(job, is_only_one=is_only_one):
             return True
         if is_hindered and busy is None:
             return False

@@ -30,6 +30,17 @@ def test_idle_workers_come_before_batches() -> None:
     assert groups(node("n0", 2), alike(3)) == [("j0", "j2"), ("j1",)]
 
 
+def test_the_only_one_that_waits_joins_a_start_only_if_that_is_better_for_the_mean() -> None:
+    # alone 11 s, two together 18.7 s: later on average than one in 11 s and one in 22 s
+    profile = Profile().with_measured(replace(COSTS, batching=0.7).measured())
+    assert groups(node("n0", 1), alike(2), profile=profile) == [("j0",)]
+    # with a third one waiting fewer GPU-seconds count
+    assert groups(node("n0", 1), alike(3), profile=profile) == [("j0", "j1")]
+    # who would be late by waiting joins
+    hurried = [job("j0", 18.8, batch_key="k"), job("j1", 21.9, batch_key="k")]
+    assert groups(node("n0", 1), hurried, profile=profile) == [("j0", "j1")]
+
+
 def test_batches_end_at_the_knee() -> None:
     # four were measured: more are taken to cost as much as one by one
     assert groups(node("n0", 1), alike(6)) == [("j0", "j1", "j2", "j3")]
