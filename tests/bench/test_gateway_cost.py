@@ -17,10 +17,10 @@ from gateway.journal import Journal
 @pytest.mark.parametrize(
     ("file", "part"),
     [
-        ("/work/gateway/turn.py", "planning turn"),
-        ("/work/planner/dispatch.py", "planning turn"),
-        ("/work/gateway/schema.py", "validation"),
-        ("/work/gateway/runs.py", "jobs and tasks"),
+        ("/checkout/gateway/turn.py", "planning turn"),
+        ("/checkout/planner/dispatch.py", "planning turn"),
+        ("/checkout/gateway/schema.py", "validation"),
+        ("/checkout/gateway/runs.py", "jobs and tasks"),
         ("/env/site-packages/zmq/_future.py", "wire"),
         ("/env/site-packages/aiohttp/web_protocol.py", "HTTP"),
         ("/usr/lib/python3.11/asyncio/tasks.py", OTHER),
