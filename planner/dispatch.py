@@ -115,7 +115,7 @@ class _Round:
             return
         self.n_waiting += 1
         if urgent is not None and self._board.parts.pauses:
-            made = self._pauses.relieve(urgent)
+            made = self._pauses.relieve(urgent, is_only_one=is_only_one)
             self.has_urgent |= made is None
             self.pauses += made or []
             if made is not None:

@@ -3,8 +3,9 @@
 A loop may be left at its next step boundary, for a job with an earlier deadline, if that one still makes its
 deadline so, and the one that is left makes its own behind it with something to spare, or goes on at once on
 fewer workers. Late work gives way to all that can be on time. The urgent job is not promised the workers: it
-is the next in order when they are free. While one comes free in time by itself, only loops are left that have
-more to do than the urgent job: another pause would make the mean latency longer.
+is the next in order when they are free. While one comes free in time by itself, a loop is left only if it has
+more to do than the urgent job, and for a job that waits alone only if the mean latency gains by it: if that
+job ends, with time for a resume, before that worker is free.
 
 How often a job can be paused is bounded: between two pauses its loop runs for at least `LEAST_RUN` times what
 a resume costs, a step at least. So pauses take at most a tenth of its time, and it moves on whatever comes.
@@ -12,6 +13,7 @@ a resume costs, a step at least. So pauses take at most a tenth of its time, and
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from planner.board import Board
@@ -71,10 +73,10 @@ class Pauses:
         self._coming: dict[str, int] = {}
         self._victims: dict[str, list[Victim]] | None = None
 
-    def relieve(self, urgent: Urgent) -> list[Pause] | None:
+    def relieve(self, urgent: Urgent, *, is_only_one: bool = False) -> list[Pause] | None:
         """The fewest pauses on one node that make room for it: [] if room is coming, None if they cannot.
 
-        None as well for those behind the first `MAX_URGENT`.
+        None as well for those behind the first `MAX_URGENT`. `is_only_one`: nobody else found no worker.
         """
         self._n_urgent += 1
         if self._n_urgent > MAX_URGENT:
@@ -91,7 +93,8 @@ class Pauses:
                 self._coming[node] -= degree
                 return []
         able_to_run = {option.workers.place for option in board.pool.options(job)}
-        least_s = run_s if degree == 1 and board.next_free_s(job) <= latest_s else 0.0
+        free_s = board.next_free_s(job) if degree == 1 else math.inf
+        has_to_be = free_s > latest_s
         best: tuple[tuple[int, float, str], list[Victim]] | None = None
         gone = board.joined | board.left
         for node, victims in self._victims.items():
@@ -99,8 +102,8 @@ class Pauses:
                 victim
                 for victim in victims
                 if victim.deadline_s > job.deadline_s
-                and victim.needs_s(victim.degree) > least_s
                 and victim.boundary_s <= latest_s
+                and (has_to_be or _pays(victim, run_s, free_s, is_only_one=is_only_one))
                 and victim.running.workers.place in able_to_run
                 and victim.running.worker not in gone
             ]
@@ -160,6 +163,17 @@ def victim_of(board: Board, running: Running) -> Victim | None:
         return None
     deadline_s = float("inf") if is_late else job.deadline_s
     return Victim(running, progress.boundary_s, deadline_s, progress.steps_left, going_on)
+
+
+def _pays(victim: Victim, run_s: float, free_s: float, *, is_only_one: bool) -> bool:
+    """Whether a pause for who could begin at `free_s` as well makes the mean latency shorter.
+
+    Of those two, one gains what it would have waited; the other waits for as long as the first one runs, and
+    for its resume. Where more jobs wait it is worth more to have fewer of them behind this one.
+    """
+    if victim.needs_s(victim.degree) <= run_s:
+        return False
+    return not is_only_one or victim.boundary_s + run_s + victim.going_on.resume_s < free_s
 
 
 def _enough(able: list[Victim], need: int, run_s: float) -> list[Victim]:

@@ -53,6 +53,25 @@ def test_while_a_worker_comes_free_in_time_only_longer_work_is_paused() -> None:
     assert paused(decided(seen, [short, running("other", 100.0), *waiting])[0]) == ["short"]
 
 
+def test_for_who_waits_alone_a_pause_has_to_gain_more_than_it_costs() -> None:
+    # the large one can be left after 8 s, then the urgent one takes 11 s and the resume 0.05 s
+    large = running("large", 900.0, LARGE)
+    two = node("n0", 2)
+    for steps_made, named in ((8, []), (7, ["large"])):
+        # 16.5 s or 24.5 s until it ends
+        other = running("other", 900.0, LARGE)
+        workers = [
+            *busy(two[:1], large, steps_done=2),
+            *busy(two[1:], other, steps_done=steps_made, can_pause=False),
+        ]
+        waiting = job("urgent", 100.0)
+        assert paused(decided(workers, [large, other, waiting])[0]) == named
+        # it has to begin by 10 s
+        assert paused(decided(workers, [large, other, job("urgent", 21.0)])[0]) == ["large"]
+        # there is more to do behind it
+        assert paused(decided(workers, [large, other, waiting, job("next", 101.0)])[0]) == ["large"]
+
+
 def test_nobody_is_paused_for_a_later_deadline() -> None:
     long = running("long", 14.0)
     workers = busy(node("n0", 1), long, steps_done=2)
