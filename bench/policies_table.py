@@ -12,6 +12,8 @@ from bench.markdown import host_line, table
 from bench.stats import percentile
 
 _COLUMNS = ("in time", "by run", "mean s", "P95 s", "good/s", "not served", "batched", "pauses")
+_STATUS, _LATENCY = 2, 3
+"""Where they are in a cell's raw rows."""
 
 
 def policies(result: dict[str, Any]) -> str:
@@ -49,7 +51,7 @@ def policies(result: dict[str, Any]) -> str:
                 *_table(shared, ["triptych", *parts], load),
                 "",
             ]
-    lines += [*_differences(cells, loads), "", *_goals(cells, loads), ""]
+    lines += [*_differences(cells, loads), "", *_latencies(cells, loads), "", *_goals(cells, loads), ""]
     lines += [
         f"{found['bitwise']} pictures said bitwise and were the same bytes wherever a request was made twice;"
         f" {found['numeric']} shared calls and were off by at most {found['most_levels']} of 255 levels"
@@ -115,15 +117,47 @@ def _differences(cells: Cells, loads: Sequence[float]) -> list[str]:
     """Ours against fair, block by block: what is more than the machine's noise."""
     told = []
     for load in loads:
-        pairs = zip(_cells(cells, "triptych", load), _cells(cells, "fair", load), strict=True)
-        points = [100 * (ours["attainment"] - fair["attainment"]) for ours, fair in pairs]
-        error = stdev(points) / sqrt(len(points)) if len(points) > 1 else float("nan")
-        told.append(
-            f"- {load:g}: {fmean(points):+.1f} points, standard error {error:.1f} (from {len(points)} blocks,"
-            f" {min(points):+.1f} to {max(points):+.1f}; above in {sum(point > 0 for point in points)},"
-            f" below in {sum(point < 0 for point in points)})"
-        )
+        points = [100 * (ours["attainment"] - fair["attainment"]) for ours, fair in _pairs(cells, load)]
+        told.append(f"- {load:g}: {_spread(points, 'points')}")
     return ["In time, triptych less fair on the same arrivals:", "", *told]
+
+
+def _latencies(cells: Cells, loads: Sequence[float]) -> list[str]:
+    """Of what both served: the mean over all that was served is longer for who serves more of the late."""
+    told = []
+    for load in loads:
+        both = [
+            [
+                (mine[_LATENCY], other[_LATENCY])
+                for mine, other in zip(ours["raw"], fair["raw"], strict=True)
+                if mine[_STATUS] == other[_STATUS] == 200
+            ]
+            for ours, fair in _pairs(cells, load)
+        ]
+        points = [
+            100 * (sum(mine_s for mine_s, _ in block) / sum(other_s for _, other_s in block) - 1)
+            for block in both
+            if block
+        ]
+        if points:
+            told.append(f"- {load:g}: {_spread(points, '%')}")
+    if told:
+        told = ["Mean latency of what both served, triptych over fair on the same arrivals:", "", *told]
+    return told
+
+
+def _pairs(cells: Cells, load: float) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Ours and fair, block by block."""
+    return list(zip(_cells(cells, "triptych", load), _cells(cells, "fair", load), strict=True))
+
+
+def _spread(points: Sequence[float], unit: str) -> str:
+    error = stdev(points) / sqrt(len(points)) if len(points) > 1 else float("nan")
+    return (
+        f"{fmean(points):+.1f} {unit}, standard error {error:.1f} (from {len(points)} blocks,"
+        f" {min(points):+.1f} to {max(points):+.1f}; above in {sum(point > 0 for point in points)},"
+        f" below in {sum(point < 0 for point in points)})"
+    )
 
 
 def _goals(cells: Cells, loads: Sequence[float]) -> list[str]:
@@ -144,7 +178,7 @@ def _goals(cells: Cells, loads: Sequence[float]) -> list[str]:
     for load in loads:
         points = worst(load, fair)
         told.append((f"never below fair at {load:g}, in every run ({points:+.1f})", points >= 0))
-    mine_s, fair_s = (fmean(_served_s(those[loads[0]])) for those in (ours, fair))
+    mine_s, fair_s = (fmean(_served_s(those[loads[0]]) or [0.0]) for those in (ours, fair))
     told.append((f"mean at {loads[0]:g} below fair's ({mine_s:.3f} s, {fair_s:.3f} s)", mine_s < fair_s))
     return [
         "Goals, with the points of the run that is worst for triptych:",
