@@ -19,6 +19,11 @@ _FAVOURITES = (
     *("fox", "owl", "rocket", "strawberry", "penguin", "sunflower", "dragon", "pizza", "castle", "panda"),
     *("ice cream", "sailboat", "cactus", "guitar", "octopus", "hamburger", "unicorn", "globe", "mushroom"),
 )
+_LOOKS = (
+    *("", ", flat icon on a blue background", " next to a balloon", ", soft gradient"),
+    ", noto style drawing",
+)
+"""Said after each thing in turn to a model that brings a list of what it knows."""
 _MIXED = (
     # pictures, steps over the model's default, deadline in ms per step (None: the server's own), at_s
     (2, 1.0, None, 0.0),
@@ -47,7 +52,8 @@ def prompts(model: Model) -> tuple[str, ...]:
     known = dict.fromkeys(names.read_text("utf-8").split("\n"))
     known.pop("", None)
     chosen = tuple(name for name in _FAVOURITES if name in known)
-    return chosen if len(chosen) >= len(_MIXED) else tuple(known)
+    dressed = zip(chosen or tuple(known), cycle(_LOOKS), strict=False)
+    return tuple(f"{name}{look}" for name, look in dressed)
 
 
 def mixed_requests(model: Model) -> list[TimedRequest]:

@@ -76,15 +76,17 @@ LARGER_SIZES = tuple(
 )
 LARGER_SHARES = {"plain": 0.45, "coloured": 0.25, "small": 0.05, "pairs": 0.25}
 # Two things in one picture take far more steps than one: both are small, and none comes alone.
-LAST_SHARES = {"plain": 0.15, "coloured": 0.1, "small": 0.05, "pairs": 0.7}
-LAST_SIZES = (*(2 * len(LARGER_SIZES) * (SQUARE,)), *LARGER_SIZES)
+PAIRS_SHARES = {"plain": 0.15, "coloured": 0.1, "small": 0.05, "pairs": 0.7}
+PAIRS_SIZES = (*(2 * len(LARGER_SIZES) * (SQUARE,)), *LARGER_SIZES)
+LAST_SHARES = {"plain": 0.35, "coloured": 0.2, "small": 0.05, "pairs": 0.4}
+LAST_SIZES = (*(4 * (SQUARE,)), *LARGER_SIZES)
 
 CPU = Plan(
     concrete_only=True,
     autoencoder=AutoencoderPlan(900, 8, 500, 4, 2e-3),
     text=TextPlan(700, 256, 2e-3),
     scenes={"coloured": 9000, "small": 3000, "pairs": 30_000},
-    larger_scenes=1200,
+    larger_scenes=3000,
     average_decay=0.998,
     scored_part=0.25,
     stages=(
@@ -94,7 +96,8 @@ CPU = Plan(
         ),
         Stage("pairs", 3000, 48, 2e-3, 1e-3, LARGER_SHARES),
         Stage("larger sizes", 1500, 48, 1.5e-3, 7e-4, LARGER_SHARES, (SQUARE, SQUARE, *LARGER_SIZES)),
-        Stage("more pairs", 4500, 48, 2e-3, 1e-3, LAST_SHARES, LAST_SIZES),
+        Stage("more pairs", 2800, 48, 2e-3, 1e-3, PAIRS_SHARES, PAIRS_SIZES),
+        Stage("more sizes", 2300, 48, 1.5e-3, 7e-4, LAST_SHARES, LAST_SIZES),
     ),
 )
 GPU = Plan(
@@ -127,6 +130,7 @@ GPU = Plan(
             (SQUARE, SQUARE, *LARGER_SIZES),
             seconds=240.0,
         ),
-        Stage("more pairs", 8000, 512, 1.5e-3, 7e-4, LAST_SHARES, LAST_SIZES, seconds=240.0),
+        Stage("more pairs", 8000, 512, 2e-3, 1e-3, PAIRS_SHARES, PAIRS_SIZES, seconds=240.0),
+        Stage("more sizes", 8000, 512, 1.5e-3, 7e-4, LAST_SHARES, LAST_SIZES, seconds=300.0),
     ),
 )

@@ -42,6 +42,10 @@ class Size:
     def __str__(self) -> str:
         return f"{self.width_px}x{self.height_px}"
 
+    @property
+    def is_square(self) -> bool:
+        return self.height_px == self.width_px
+
 
 SQUARE = Size(128, 128)
 

@@ -22,7 +22,7 @@ SEED = 0
 # Side of the small pictures that a picture is compared in, and of those published for the test.
 COMPARED_PX = 32
 REFERENCE_PX = 16
-NAMES_SCORED, HELD_OUT_SCORED, PAIRS_SCORED = 200, 200, 50
+NAMES_SCORED, HELD_OUT_SCORED, PAIRS_SCORED, LARGER_SCORED = 200, 200, 50, 50
 _SHEET_NAMES = 40
 _SHEET_COLUMNS = 10
 _STYLES, _COLOURS = list(STYLES), list(BACKGROUNDS)
@@ -120,13 +120,16 @@ class Judge:
         """One picture for each prompt at the default guidance, uint8 (n, h, w, 3)."""
         return generate(self._pipeline, prompts, SEED, steps, GUIDANCE, size)
 
-    def singles(self, scenes: np.ndarray, steps: int) -> list[dict[str, object]]:
-        """Draws scenes (n, 5) of one thing; what was asked, what is nearest, and the border's colour."""
+    def singles(self, scenes: np.ndarray, steps: int, size: Size = SQUARE) -> list[dict[str, object]]:
+        """Draws scenes (n, 5) of one thing; what was asked, what is nearest, and the border's colour.
+
+        ``size`` is that of a square picture.
+        """
         asked = [
             plain_prompt(self._names[first], _STYLES[style], _COLOURS[background])
             for first, _, style, background, _ in scenes
         ]
-        found = self._nearest(self.draw(asked, steps), scenes[:, 2:4], self._whole)
+        found = self._nearest(self.draw(asked, steps, size), scenes[:, 2:4], self._whole)
         return [
             {
                 "prompt": prompt,
@@ -243,15 +246,19 @@ def score(
         names = judge.singles(drawn_names(concepts, round(part * NAMES_SCORED)), steps)
         kept = judge.singles(drawn_held_out(concepts, round(part * HELD_OUT_SCORED)), steps)
         pairs = judge.pairs(drawn_pairs(concepts, round(part * PAIRS_SCORED)), steps)
+        few = drawn_names(concepts, round(part * LARGER_SCORED))
+        larger = {size: judge.singles(few, steps, size) for size in LARGER_SIZES if size.is_square}
         by_steps[str(steps)] = {
             "names": summary(names),
             "held_out": summary(kept),
+            "by_size": {str(size): summary(drawn) for size, drawn in larger.items()},
             "pairs_share": _share([pair["names"] == pair["nearest"] for pair in pairs]),
             "pairs_halves_share": _share(
                 [a == b for p in pairs for a, b in zip(p["names"], p["nearest"], strict=True)]  # type: ignore[call-overload]
             ),
         }
-        raw[str(steps)] = {"names": names, "held_out": kept, "pairs": pairs}
+        by_size = {str(size): drawn for size, drawn in larger.items()}
+        raw[str(steps)] = {"names": names, "held_out": kept, "by_size": by_size, "pairs": pairs}
     took_s = time.perf_counter() - began
     _sheets(judge, art, out / "sheets", round(part * _SHEET_NAMES))
     result = {
