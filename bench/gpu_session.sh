@@ -20,12 +20,12 @@ part() {
 
 part 120 ops "$python" -m pytest -q -m gpu tests/kernels -p no:cacheprovider --deselect \
     tests/kernels/test_ops.py::test_no_access_outside_of_memory --deselect \
-    tests/kernels/test_attention.py::test_memory_is_not_overrun
+    tests/kernels/test_attention.py::test_no_access_outside_of_memory
 part 270 bench "$python" -m bench kernels --quick --section-s 60 --out "$out"
 if command -v compute-sanitizer >/dev/null; then
     part 90 memory "$python" -m pytest -q -p no:cacheprovider \
         tests/kernels/test_ops.py::test_no_access_outside_of_memory \
-        tests/kernels/test_attention.py::test_memory_is_not_overrun
+        tests/kernels/test_attention.py::test_no_access_outside_of_memory
 else
     echo "== memory: no compute-sanitizer here"
 fi
