@@ -15,9 +15,9 @@ from bench.simulate import FleetConfig
 from bench.simulate.cell import PARTS, Cell
 
 MINUTES: Mapping[str, float] = MappingProxyType(
-    {"sd3": 5.0, "flux": 10.0, "cogvideox": 15.0, "hunyuanvideo": 30.0}
+    {"sd3": 4.0, "flux": 10.0, "cogvideox": 15.0, "hunyuanvideo": 30.0}
 )
-"""Of arrivals, by model: whole periods of the spikes, and at least three times the longest deadline (24, 209,
+"""Of arrivals, by model: whole spikes, and at least three times the longest deadline (24, 209,
 136 and 385 s). At load 1.0 128 GPUs get 28, 3.8, 1.7 and 0.6 jobs a second. What a simulation costs goes by
 jobs, and the whole grid is to fit in 45 minutes of two cores: so SD3's trace is the shortest."""
 
