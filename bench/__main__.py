@@ -27,6 +27,7 @@ _COMMANDS = {
         "one host copy of weights: time of a load, memory of a node",
     ),
     "kernels": ("bench.kernels_command", "kernels against torch's and diffusers' own paths"),
+    "kernel-code": ("bench.kernel_code_command", "the kernels compiled for a GPU that need not be here"),
     "gateway-cost": ("bench.gateway_cost_command", "processor time of the gateway per request, by part"),
     "overhead": ("bench.overhead_command", "what serving adds to a plain loop over the same pipeline"),
     "parity": ("bench.parity_command", "a live run and its simulation, and its decisions made again"),

@@ -15,6 +15,7 @@ from bench.checkpoints_table import checkpoints
 from bench.decisions_table import decisions
 from bench.gateway_cost_table import gateway_cost
 from bench.host_weights_table import host_weights
+from bench.kernel_code_table import kernel_code
 from bench.kernels_table import kernels, kernels_cpu
 from bench.markdown import table as _table
 from bench.overhead_parts import LOOP_PARTS, PARTS
@@ -98,6 +99,7 @@ _RENDERERS: dict[str, Callable[[dict[str, Any]], str]] = {
     "checkpoints": checkpoints,
     "decisions": decisions,
     "host_weights": host_weights,
+    "kernel_code": kernel_code,
     "kernels": kernels,
     "kernels_cpu": kernels_cpu,
     "overhead": overhead,

@@ -35,8 +35,8 @@ class Op(NamedTuple):
     n_flop: float = 0.0
 
 
-def _ops(c: int, side: int, t: int, h: int, d: int) -> dict[str, Op]:
-    """c x side x side: a picture in the decoder; t tokens of h heads of d in the denoiser."""
+def ops(c: int, side: int, t: int, h: int, d: int) -> dict[str, Op]:
+    """By name. c x side x side: a picture in the decoder; t tokens of h heads of d in the denoiser."""
     picture = (1, c, side, side)
     silu = torch.nn.functional.silu
 
@@ -98,7 +98,7 @@ def _ops(c: int, side: int, t: int, h: int, d: int) -> dict[str, Op]:
 
 def jobs(clock: Clock, *, tiny: bool) -> list[Job]:
     """One row for each op."""
-    made = _ops(8, 8, 6, 2, 8) if tiny else _ops(128, 1024, 4608, 24, 128)
+    made = ops(8, 8, 6, 2, 8) if tiny else ops(128, 1024, 4608, 24, 128)
     return [Job("ops", name, functools.partial(_measure, clock, op)) for name, op in made.items()]
 
 

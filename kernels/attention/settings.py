@@ -45,32 +45,48 @@ def head_blocks(head_size: int) -> tuple[int, int]:
 SHORT_KEYS = 512
 """Up to so many keys (text, as a rule) the loop is too short for deep pipelining."""
 
-# NOT MEASURED: chosen by what fits into registers and shared memory of Hopper. What a start measures comes
-# first.
+# NOT TIMED on a GPU: the largest tiles whose sums, scores and queries the compiler keeps in registers there
+# (`python -m bench kernel-code`). What a start measures comes first.
 _HOPPER: dict[tuple[int, bool], Settings] = {
     # (padded head size at most, few keys)
-    (32, True): Settings(64, 64, 4, 2),
-    (64, True): Settings(64, 64, 4, 2),
     (128, True): Settings(64, 64, 4, 2),
-    (256, True): Settings(64, 32, 4, 2),
-    (512, True): Settings(64, 32, 8, 1),
-    (32, False): Settings(128, 128, 8, 3),
+    (256, True): Settings(64, 32, 8, 2),
+    (512, True): Settings(64, 16, 8, 3),
     (64, False): Settings(128, 128, 8, 3),
     (128, False): Settings(128, 64, 8, 3),
-    (256, False): Settings(128, 64, 8, 2),
-    (512, False): Settings(64, 32, 8, 2),
+    (192, False): Settings(128, 64, 8, 2),
+    (256, False): Settings(128, 32, 8, 2),
+    (512, False): Settings(64, 16, 8, 3),
 }
 
-# NOT MEASURED: what runs anywhere with 96 KiB of shared memory.
+# Of A100, by the same rule, and within the 96 KiB of shared memory that smaller ones have.
 _ANY: dict[tuple[int, bool], Settings] = {
     (64, True): Settings(64, 64, 4, 2),
-    (128, True): Settings(64, 64, 4, 2),
-    (256, True): Settings(64, 32, 4, 1),
-    (512, True): Settings(32, 16, 4, 1),
-    (64, False): Settings(128, 64, 4, 3),
-    (128, False): Settings(128, 64, 8, 2),
-    (256, False): Settings(64, 32, 8, 1),
-    (512, False): Settings(32, 16, 4, 1),
+    (64, False): Settings(128, 64, 8, 3),
+    (128, True): Settings(128, 32, 8, 2),
+    (128, False): Settings(128, 32, 8, 2),
+    (256, True): Settings(32, 32, 8, 2),
+    (256, False): Settings(32, 32, 8, 2),
+    (512, True): Settings(16, 16, 8, 2),
+    (512, False): Settings(16, 16, 8, 2),
+}
+
+# Without matrix units a product keeps whole heads of both factors in registers, and those of 128 and more spill
+# whatever the tile. Three products of ten bits each would not, and are not taken before somebody has seen how
+# exact they are.
+_FLOAT32: dict[tuple[int, bool], Settings] = {
+    (32, True): Settings(32, 32, 8, 1),
+    (32, False): Settings(32, 32, 8, 1),
+    (48, True): Settings(32, 16, 8, 1),
+    (48, False): Settings(32, 16, 8, 1),
+    (512, True): Settings(16, 16, 8, 1),
+    (512, False): Settings(16, 16, 8, 1),
+}
+
+# The time of Triton's interpreter goes by programs and blocks.
+_INTERPRETED: dict[tuple[int, bool], Settings] = {
+    (512, True): Settings(64, 64, 4, 1),
+    (512, False): Settings(64, 64, 4, 1),
 }
 
 SHIPPED: dict[str, dict[tuple[int, bool], Settings]] = {"H100": _HOPPER, "H200": _HOPPER, "": _ANY}
@@ -78,17 +94,15 @@ SHIPPED: dict[str, dict[tuple[int, bool], Settings]] = {"H100": _HOPPER, "H200":
 
 
 def settings_for(device_name: str, dtype: torch.dtype, head_size: int, n_keys: int) -> Settings:
-    """The shipped settings for this call."""
-    table = next(table for word, table in SHIPPED.items() if word in device_name)
+    """The shipped settings for this call. `device_name`: "" for a CPU, where the kernel is interpreted."""
+    if not device_name:
+        table = _INTERPRETED
+    elif dtype == torch.float32:
+        table = _FLOAT32
+    else:
+        table = next(table for word, table in SHIPPED.items() if word in device_name)
     padded, few = sum(head_blocks(head_size)), n_keys <= SHORT_KEYS
-    found = next(each for (limit, short), each in table.items() if padded <= limit and short == few)
-    return found if dtype != torch.float32 else _for_float32(found, padded)
-
-
-def _for_float32(settings: Settings, padded: int) -> Settings:
-    """Twice the bytes, and arithmetic without matrix units: tiles a quarter of the size."""
-    side = 64 if padded <= 64 else 32 if padded <= 256 else 16
-    return settings._replace(block_q=side, block_k=max(16, side // 2), warps=4, stages=1)
+    return next(each for (limit, short), each in table.items() if padded <= limit and short == few)
 
 
 def candidates(
@@ -97,7 +111,7 @@ def candidates(
     """What the tuner tries, the most likely first. `capability`: 10 times major plus minor, 90 for Hopper."""
     shipped = settings_for(device_name, dtype, head_size, n_keys)
     if dtype == torch.float32:
-        return [shipped, shipped._replace(warps=8), shipped._replace(block_q=2 * shipped.block_q, warps=8)]
+        return list(dict.fromkeys([shipped, *_FLOAT32.values(), Settings(64, 32, 8, 1)]))
     padded = sum(head_blocks(head_size))
     plain = [
         shipped,
@@ -120,7 +134,7 @@ def candidates(
 _TILES: dict[int, tuple[tuple[int, int, int], ...]] = {
     64: ((128, 128, 8), (128, 64, 4), (64, 64, 4), (128, 64, 8)),
     128: ((128, 128, 8), (128, 64, 8), (64, 64, 4), (64, 128, 4)),
-    256: ((128, 64, 8), (64, 64, 8), (64, 32, 4)),
-    512: ((64, 32, 8), (64, 64, 8), (128, 32, 8), (32, 32, 4)),
+    256: ((128, 64, 8), (64, 64, 8), (64, 32, 8)),
+    512: ((64, 16, 8), (64, 32, 8), (64, 16, 16), (16, 16, 8)),
 }
 """By padded head size at most: queries, keys, warps."""
