@@ -22,11 +22,11 @@ def kernel_code(result: dict[str, Any]) -> str:
 
 def _legend() -> list[str]:
     return [
-        "No GPU was used: this is what the code is, not how fast it runs. *Settings*: queries and keys of a"
-        " block, warps, stages, descriptors, specialised, persistent. *Registers* and *spilled* bytes of a thread;"
-        " *shared* KiB of a program; *warps* of a multiprocessor's 64 that fit at once. Instructions as they"
-        " stand in the code: *wgmma* (Hopper's matrix products), *mma* (those before), *copies* by the tensor"
-        " copy engine.",
+        "No GPU was used: this is what the code is, not how fast it runs. *Settings*: queries and keys"
+        " of a block, warps, stages, descriptors, specialised, persistent. *Registers* and *spilled*"
+        " bytes of a thread; *shared* KiB of a program; *warps* of a multiprocessor's 64 that fit at"
+        " once. Instructions as they stand in the code: *wgmma* (Hopper's matrix products), *mma* (those"
+        " before), *copies* by the tensor copy engine.",
     ]
 
 

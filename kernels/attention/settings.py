@@ -71,7 +71,7 @@ _ANY: dict[tuple[int, bool], Settings] = {
     (512, False): Settings(16, 16, 8, 2),
 }
 
-# Without matrix units a product keeps whole heads of both factors in registers, and those of 128 and more spill
+# Without matrix units a product keeps whole heads of both factors in registers; those of 128 and more spill
 # whatever the tile. Three products of ten bits each would not, and are not taken before somebody has seen how
 # exact they are.
 _FLOAT32: dict[tuple[int, bool], Settings] = {

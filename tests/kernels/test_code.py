@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 import triton
-from triton import language as tl
 from triton.runtime import driver
 
 from bench.kernels.code import SHARED_BYTES, Case, Code, candidate_cases, compiled, op_cases, shipped_cases
@@ -13,12 +12,6 @@ from kernels.attention import attention
 from kernels.attention.settings import Settings
 
 HOPPER, AMPERE = 90, 80
-
-
-@triton.jit
-def _cannot_be(out, WIDTH: tl.constexpr):
-    tl.static_assert(WIDTH < 4, "too wide")
-    tl.store(out + tl.arange(0, WIDTH), 0.0)
 
 
 def attending(size: int, settings: Settings) -> Case:
@@ -79,8 +72,8 @@ def test_too_large_a_block_is_seen() -> None:
 
 
 def test_what_does_not_compile_is_told() -> None:
-    (code,) = compiled(Case("a fault", (), lambda: _cannot_be[(1,)](torch.empty(8), WIDTH=8)), HOPPER)
-    assert "too wide" in code.failed
+    code = only(attending(64, Settings(24, 64, 4, 1)))
+    assert "power of 2" in code.failed
     assert code.warps_resident == 0
 
 
