@@ -2,12 +2,12 @@
 
 One gateway over two CPU workers gets pictures of the sizes that its profile was measured at, at random times,
 each with a deadline. Beside it a fleet of two is simulated from two things alone: those arrivals, and the
-profile that the workers had measured before. Both decide by the same planner, which may drop what cannot be
-on time.
+profile that the workers had measured before, as a minute of other arrivals has corrected it. What was
+measured with one worker busy takes longer with two, which the profile learns, and a simulation cannot know.
+Both decide by the same planner, which may drop what cannot be on time.
 
 The simulation has no batches and nothing joins a running loop, so neither has the live planner here; every
-prompt is encoded anew in both. What the simulation leaves out are the messages, the picture's file, and that
-two workers of one machine slow each other down.
+prompt is encoded anew in both. What the simulation leaves out are the messages and the picture's file.
 
 Everything that the live planner was told and said is recorded, too, and replayed through the same core: the
 effects must be the same.
@@ -29,7 +29,7 @@ from bench.costs_measured import ProfileUnreadable, measured_costs
 from bench.load import Result, TimedRequest, open_loop
 from bench.mix import prompts
 from bench.node import Node, NodeConfig, NodeFailed
-from bench.replay import replay
+from bench.replay import Replay, replay
 from bench.simulate import Fleet, FleetConfig, simulate
 from bench.simulate.result import report
 from bench.stats import percentile
@@ -37,12 +37,16 @@ from gateway.records import from_bytes
 from pipelines.catalogue import Model
 from pipelines.families import is_guided
 from planner import PlannerConfig, decide, initial_state
+from planner.profile import Profile
 from planner.types import Parts
 
 N_WORKERS = 2
 LOADS = (0.7, 0.9, 1.1)
 GOAL_POINTS = 5.0
 """How far the simulated SLO attainment may be from the live one."""
+
+WARM_UP_S, WARM_UP_LOAD = 60.0, 0.9
+"""Of the arrivals that correct the profile."""
 
 OFF = ("batches", "joins")
 _DROPPED = frozenset({429, 504})
@@ -98,11 +102,16 @@ async def run(plan: Plan, say: Callable[[str], None]) -> dict[str, Any]:
     async with plan.node():
         pass
     costs = asked_costs(plan)
+    say("correcting what was measured by what tasks take")
+    others = arrivals(costs, WARM_UP_LOAD, WARM_UP_S, random.Random(f"{plan.seed} warm-up"))
+    _, replayed = await _served(plan, others)
+    assert replayed.state is not None
+    seen = corrected(costs, replayed.state.profile)
     cells = []
     for number in range(plan.n_runs):
         for load in plan.loads:
             asked = arrivals(costs, load, plan.span_s, random.Random(f"{plan.seed} {number} {load}"))
-            cell = {"run": number, "load": load, **await _cell(plan, costs, asked)}
+            cell = {"run": number, "load": load, **await _cell(plan, costs, seen, asked)}
             cells.append(cell)
             say(
                 f"run {number + 1}, load {load:g}: {cell['live']['attainment']:.1%} of {len(asked)} on time,"
@@ -122,6 +131,8 @@ async def run(plan: Plan, say: Callable[[str], None]) -> dict[str, Any]:
         "runs": plan.n_runs,
         "seed": plan.seed,
         "goal_points": GOAL_POINTS,
+        "warm_up_s": WARM_UP_S,
+        "corrected": {stage: round(x, 3) for stage, x in factors(costs, seen).items()},
         "cells": cells,
     }
 
@@ -145,6 +156,34 @@ def asked_costs(plan: Plan) -> Costs:
     return replace(costs, models=models)
 
 
+def corrected(costs: Costs, profile: Profile) -> Costs:
+    """`costs` at what `profile` expects after the tasks that it has seen: each stage by one factor, the mean
+    over the shapes of the mix. `profile` has to have measured all of `costs`.
+    """
+    models = {}
+    for name, model in costs.models.items():
+        by_stage = {}
+        for stage in model.view.stages:
+            ratios = []
+            for shape in model.mix:
+                expected_s = profile.stage_s(costs.device, model.view, stage, shape, model.steps)
+                assert expected_s is not None
+                ratios.append(expected_s / model.stage_s(stage, shape, model.steps))
+            by_stage[stage] = fmean(ratios)
+        models[name] = model.scaled(by_stage)
+    return replace(costs, models=models)
+
+
+def factors(before: Costs, after: Costs) -> dict[str, float]:
+    """By what each stage of the one model was corrected."""
+    (old,), (new,) = before.models.values(), after.models.values()
+    shape = old.mix[0]
+    return {
+        stage: new.stage_s(stage, shape, old.steps) / old.stage_s(stage, shape, old.steps)
+        for stage in old.view.stages
+    }
+
+
 def arrivals(costs: Costs, load: float, span_s: float, rng: random.Random) -> list[Arrival]:
     """At random times. Load 1.0 keeps both workers busy, by what was measured."""
     (name,) = costs.models
@@ -152,7 +191,7 @@ def arrivals(costs: Costs, load: float, span_s: float, rng: random.Random) -> li
 
 
 def simulated(costs: Costs, asked: Sequence[Arrival]) -> dict[str, Any]:
-    """Of the same arrivals, from the profile alone."""
+    """Of the same arrivals, from `costs` alone."""
     config = FleetConfig(n_gpus=N_WORKERS, gpus_per_node=N_WORKERS, drop_if_late=True)
     fleet = Fleet(costs, config, asked)
     parts = Parts(**dict.fromkeys(OFF, False))
@@ -177,7 +216,20 @@ def live(results: Sequence[Result]) -> dict[str, Any]:
     }
 
 
-async def _cell(plan: Plan, costs: Costs, asked: Sequence[Arrival]) -> dict[str, Any]:
+async def _cell(plan: Plan, costs: Costs, seen: Costs, asked: Sequence[Arrival]) -> dict[str, Any]:
+    results, replayed = await _served(plan, asked)
+    return {
+        "n": len(asked),
+        "live": live(results),
+        "simulated": simulated(seen, asked),
+        "as_measured": simulated(costs, asked),
+        "decisions": replayed.n_decisions,
+        "effects": replayed.n_effects,
+    }
+
+
+async def _served(plan: Plan, asked: Sequence[Arrival]) -> tuple[list[Result], Replay]:
+    """By a gateway of its own, and its decisions made again. Raises `NodeFailed`, `OtherEffects`."""
     names = cycle(prompts(plan.model))
     requests = [
         TimedRequest(
@@ -204,13 +256,7 @@ async def _cell(plan: Plan, costs: Costs, asked: Sequence[Arrival]) -> dict[str,
             f"{len(replayed.differences)} of {replayed.n_decisions} recorded decisions are made"
             f" otherwise, the first at {first.at_s:.3f} s; see bench replay {plan.recording}"
         )
-    return {
-        "n": len(asked),
-        "live": live(results),
-        "simulated": simulated(costs, asked),
-        "decisions": replayed.n_decisions,
-        "effects": replayed.n_effects,
-    }
+    return results, replayed
 
 
 async def _is_warm(node: Node) -> bool:

@@ -26,11 +26,15 @@ class Difference:
 
 @dataclass(slots=True)
 class Replay:
-    """How many decisions and effects were replayed, and those decisions that were others."""
+    """How many decisions and effects were replayed, and those decisions that were others.
+
+    `state`: what the planner knew after the last one, None of an empty recording.
+    """
 
     n_decisions: int = 0
     n_effects: int = 0
     differences: list[Difference] = field(default_factory=list)
+    state: PlannerState | None = None
 
 
 def replay(records: Iterable[Record]) -> Replay:
@@ -56,4 +60,5 @@ def replay(records: Iterable[Record]) -> Replay:
                 if replayed != recorded:
                     now_s = record.observation.now_s
                     made.differences.append(Difference(made.n_decisions, now_s, recorded, replayed))
+    made.state = state
     return made

@@ -12,13 +12,13 @@ import pytest
 from bench.arrivals import Arrival
 from bench.costs_measured import ProfileUnreadable
 from bench.load import Result, TimedRequest
-from bench.parity import Plan, arrivals, asked_costs, live, simulated
+from bench.parity import Plan, arrivals, asked_costs, corrected, factors, live, simulated
 from bench.parity_command import main
 from bench.parity_table import parity
 from bench.render import rendered
 from pipelines.catalogue import load_catalogue
 from planner.measurements import Measurement, Measurements
-from planner.types import Shape
+from planner.types import Shape, StageSample
 
 SMALL, LARGE, UNGUIDED = Shape(64, 64), Shape(256, 256), Shape(64, 64, guided=False)
 STEPS = 4
@@ -69,6 +69,20 @@ def test_a_simulation_is_of_two_workers_with_drops(plan: Plan) -> None:
     assert found == {"attainment": 2 / 3, "dropped": pytest.approx(1 / 3), "mean_s": 5.0, "p95_s": 5.0}
 
 
+def test_a_profile_that_saw_tasks_corrects_each_stage_by_one_factor(plan: Plan) -> None:
+    """Loops took 30 % longer than measured at one size; what was not seen goes by what was."""
+    costs = asked_costs(plan)
+    (model,) = costs.models.values()
+    sample = StageSample(
+        model=NAME, stage="denoise", shape=SMALL, steps=STEPS, seconds=STEPS * 1.3, ended_s=9.0, device="cpu"
+    )
+    seen = corrected(costs, costs.profile().with_samples([sample] * 9))
+    assert factors(costs, seen) == pytest.approx({"text_encoder": 1.0, "denoise": 1.3, "decode": 1.0})
+    (slower,) = seen.models.values()
+    assert [slower.latency_s(shape, 1) for shape in model.mix] == pytest.approx([6.2, 11.4])
+    assert corrected(costs, costs.profile()) == costs
+
+
 def test_a_live_run_is_counted_over_all_that_was_asked() -> None:
     def result(latency_s: float, status: int) -> Result:
         request = TimedRequest(prompt="a hat", seed=1, slo_ms=2000.0)
@@ -89,7 +103,7 @@ def test_a_folder_without_one_profile_is_refused(plan: Plan) -> None:
 def cell(run: int, load: float, live_share: float, simulated_share: float) -> dict[str, Any]:
     sides = {
         side: {"attainment": share, "dropped": 0.1, "mean_s": 1.0, "p95_s": 2.0}
-        for side, share in (("live", live_share), ("simulated", simulated_share))
+        for side, share in (("live", live_share), ("simulated", simulated_share), ("as_measured", 0.99))
     }
     return {"run": run, "load": load, "n": 10, "decisions": 20, "effects": 15, **sides}
 
@@ -106,6 +120,8 @@ def result_of(*cells: dict[str, Any]) -> dict[str, Any]:
         "runs": 2,
         "seed": 1,
         "goal_points": 5.0,
+        "warm_up_s": 60.0,
+        "corrected": {"denoise": 1.2},
         "cells": list(cells),
         "commit": "abc",
         "device": "CPU",
@@ -123,7 +139,10 @@ def test_the_goal_is_about_means_over_the_runs(tmp_path: Path) -> None:
     text = parity(result_of(*first))
     assert "at most **1.0 points**" in text
     assert "is met" in text
-    assert "| 0.7 | 20 | 90.0 | 91.0 | +1.0 | +6.0, -4.0 | 10.0 | 10.0 | 1.00 | 1.00 | 2.00 | 2.00 |" in text
+    assert (
+        "| 0.7 | 20 | 90.0 | 91.0 | 99.0 | +1.0 | +6.0, -4.0 | 10.0 | 10.0 | 1.00 | 1.00 | 2.00 | 2.00 |"
+        in text
+    )
     assert "All 40 decisions" in text
     assert "is missed" in parity(result_of(*first, cell(0, 0.9, 0.9, 0.845)))
     file = tmp_path / "parity.json"
