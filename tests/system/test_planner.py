@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +15,7 @@ import pytest
 from bench.catalogue_file import catalogue_file
 from bench.load import Result, TimedRequest, closed_loop
 from bench.node import Node
-from bench.room import held_bytes, kept_measurements, memory_between
+from bench.room import CannotShift, held_bytes, kept_measurements, memory_between
 from gateway.profiles import Kept
 from pipelines.catalogue import Model, load_catalogue
 from planner.measurements import Measurement, Measurements
@@ -151,6 +151,7 @@ async def test_an_urgent_request_pauses_a_long_one(
 ) -> None:
     long = {"prompt": "a cat", "num_inference_steps": LONG_STEPS, "seed": 5, "exactness": "bitwise"}
     async with planned(tmp_path, "tiny", profiles, "--catalogue", str(long_catalogue)) as node:
+        await node.wait_until(_is_kept(profiles), "the profile to be written, which nobody waits for")
         step_s = _step_s(profiles)
         posted = [
             asyncio.create_task(post(node, **{**long, "seed": seed}, slo_ms=600_000)) for seed in (5, 6)
@@ -179,6 +180,17 @@ async def test_an_urgent_request_pauses_a_long_one(
     # which one was paused is the planner's choice; the other was not disturbed
     for seed, (_, reply, _) in zip((5, 6), replies, strict=True):
         assert picture_of(reply) == expected_picture(whole, {**long, "seed": seed})
+
+
+def _is_kept(profiles: Path) -> Callable[[], Awaitable[bool]]:
+    async def kept() -> bool:
+        try:
+            kept_measurements(profiles, "tiny")
+        except CannotShift:
+            return False
+        return True
+
+    return kept
 
 
 def _step_s(profiles: Path) -> float:
