@@ -23,7 +23,6 @@ import torch
 import triton
 from triton import knobs
 from triton.backends.compiler import GPUTarget
-from triton.backends.driver import DriverBase
 from triton.runtime import driver
 from triton.runtime.errors import PTXASError
 from triton.runtime.jit import JITFunction
@@ -222,31 +221,17 @@ def _compiling_only(arch: int, on_code: Callable[[Any, float], None]) -> Iterato
             driver._active = active
 
 
-class _Absent(DriverBase):  # type: ignore[misc]  # Triton has no types
-    """Of a GPU that is not here: it says what it is, and can do nothing. Each kind is a device of its own."""
+class _Absent:
+    """Of Triton's driver what compiling asks for, of a GPU that is not here. A kind is a device."""
 
     def __init__(self, arch: int) -> None:
-        super().__init__()
-        self._target = GPUTarget("cuda", arch, 32)
-
-    @classmethod
-    def is_active(cls) -> bool:
-        return True
+        self._arch = arch
 
     def get_current_target(self) -> GPUTarget:
-        return self._target
+        return GPUTarget("cuda", self._arch, 32)
 
     def get_current_device(self) -> int:
-        return int(self._target.arch)
+        return self._arch
 
     def get_current_stream(self, device: int) -> int:
         return 0
-
-    def map_python_to_cpp_type(self, ty: str) -> str:
-        raise NotImplementedError
-
-    def get_active_torch_device(self) -> torch.device:
-        raise NotImplementedError
-
-    def get_benchmarker(self) -> Any:
-        raise NotImplementedError
